@@ -1,0 +1,99 @@
+//! What the API serves from: handles that the daemon wires together.
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use skep_engine::Engine;
+use skep_manager::Control;
+use skep_model::Result;
+use skep_model::cluster::ClusterSpec;
+use skep_model::id::NodeId;
+use skep_model::netstate::NetdStatus;
+use skep_model::node::Availability;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything a request may reach.
+#[derive(Clone)]
+pub struct Backend {
+    pub engine: Engine,
+    pub swarm: Arc<dyn Swarm>,
+    pub system: Arc<SystemInfo>,
+}
+
+/// Facts about this daemon that do not change while it runs.
+#[derive(Debug, Clone, Default)]
+pub struct SystemInfo {
+    /// Stable id of this engine, kept in the data root.
+    pub id: String,
+    pub hostname: String,
+    pub data_root: PathBuf,
+    pub labels: BTreeMap<String, String>,
+    pub insecure_registries: Vec<String>,
+    pub registry_mirrors: Vec<String>,
+    pub debug: bool,
+}
+
+/// This node's membership. The daemon implements it, since joining and leaving start
+/// and stop whole roles.
+#[async_trait]
+pub trait Swarm: Send + Sync + 'static {
+    /// Returns the node id. 503 `This node is already part of a swarm. ...`
+    async fn init(&self, request: InitRequest) -> Result<NodeId>;
+    async fn join(&self, request: JoinRequest) -> Result<()>;
+    async fn leave(&self, force: bool) -> Result<()>;
+    /// The manager on this node, or 503 with the reference's text.
+    fn control(&self) -> Result<Control>;
+    fn status(&self) -> SwarmStatus;
+    /// What netd says of itself.
+    async fn netd_status(&self) -> Result<NetdStatus>;
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct InitRequest {
+    /// `0.0.0.0:2377` when empty.
+    pub listen_addr: String,
+    /// Address or interface, with or without port; empty asks for the only candidate.
+    pub advertise_addr: String,
+    pub data_path_addr: String,
+    /// 0 is 4789.
+    pub data_path_port: u16,
+    pub default_addr_pool: Vec<IpNet>,
+    /// 0 is 24.
+    pub subnet_size: u8,
+    pub availability: Availability,
+    pub force_new_cluster: bool,
+    pub spec: ClusterSpec,
+}
+
+#[derive(Clone, Default)]
+pub struct JoinRequest {
+    pub listen_addr: String,
+    pub advertise_addr: String,
+    pub data_path_addr: String,
+    pub remote_addrs: Vec<String>,
+    pub join_token: String,
+    pub availability: Availability,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalNodeState {
+    #[default]
+    Inactive,
+    Pending,
+    Active,
+    Error,
+    Locked,
+}
+
+/// `/info`'s Swarm section, without what the store knows.
+#[derive(Debug, Clone, Default)]
+pub struct SwarmStatus {
+    pub state: LocalNodeState,
+    pub node_id: NodeId,
+    pub node_addr: String,
+    pub control_available: bool,
+    pub error: String,
+    /// (node id, address)
+    pub remote_managers: Vec<(NodeId, String)>,
+}

@@ -1,0 +1,6 @@
+//! The body around `skep_cluster`: replicates its commands through Raft, runs its
+//! planners on the leader, hands out assignments, signs certificates.
+
+pub mod control;
+
+pub use control::Control;

@@ -1,0 +1,126 @@
+//! A member of the swarm.
+
+use crate::cluster::Meta;
+use crate::id::{NetworkId, NodeId};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    #[default]
+    Worker,
+    Manager,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Manager => "manager",
+        }
+    }
+
+    /// The organisational unit in the node's certificate.
+    pub fn certificate_unit(self) -> &'static str {
+        match self {
+            Self::Worker => "swarm-worker",
+            Self::Manager => "swarm-manager",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    #[default]
+    Active,
+    /// Keeps what it runs, gets nothing new.
+    Pause,
+    /// Runs nothing.
+    Drain,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Not heard of since the leader changed.
+    #[default]
+    Unknown,
+    Down,
+    Ready,
+    Disconnected,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub role: Role,
+    pub availability: Availability,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Platform {
+    /// `x86_64`
+    pub architecture: String,
+    pub os: String,
+}
+
+/// What the node tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeDescription {
+    pub hostname: String,
+    pub platform: Platform,
+    pub nano_cpus: i64,
+    pub memory_bytes: i64,
+    pub generic_resources: BTreeMap<String, i64>,
+    pub engine_version: String,
+    pub engine_labels: BTreeMap<String, String>,
+    /// (type, name), e.g. `("Volume", "local")`.
+    pub plugins: Vec<(String, String)>,
+    /// PEM of the root this node trusts.
+    pub trust_root_pem: String,
+    pub cert_issuer_subject_der: Vec<u8>,
+    pub cert_issuer_public_key_der: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    pub state: NodeState,
+    pub message: String,
+    /// Address the managers see.
+    pub address: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ManagerStatus {
+    pub raft_id: u64,
+    /// `host:port`
+    pub address: String,
+    pub leader: bool,
+    pub reachable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    pub id: NodeId,
+    pub meta: Meta,
+    pub spec: NodeSpec,
+    pub description: NodeDescription,
+    pub status: NodeStatus,
+    pub manager_status: Option<ManagerStatus>,
+    /// Role its certificate says, which follows `spec.role`.
+    pub role: Role,
+    /// This node's own balancer address on each overlay it runs tasks on.
+    pub attachments: BTreeMap<NetworkId, IpNet>,
+    /// `host` part of the address peers reach its data path at.
+    pub data_path_address: String,
+}
