@@ -4,13 +4,34 @@
 //! layers as pulled), `layers/<chain id>/diff` (unpacked, shared by images, read-only),
 //! `tmp/` (never referenced, emptied at start), `repositories.json`.
 
+mod compress;
+mod config;
+mod create;
+mod digest;
+mod error;
+mod history;
+mod index;
+mod layer;
+mod meter;
+pub(crate) mod pack;
+mod remove;
+mod store;
+pub(crate) mod tree;
+mod unpack;
+pub(crate) mod whiteout;
+
 use crate::config::EngineConfig;
 use crate::progress::ProgressSender;
+pub(crate) use error::{ImageError, ImageResult};
+pub(crate) use pack::is_opaque;
 use skep_model::container::ContainerConfig;
 use skep_model::image::{HistoryEntry, ImageInfo};
-use skep_model::{Result, Timestamp};
+use skep_model::{Error, Result, Timestamp};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use store::Store;
 use tokio::io::AsyncRead;
+use tokio_util::io::SyncIoBridge;
 
 /// Credentials for one registry.
 #[derive(Clone, Default)]
@@ -57,34 +78,46 @@ pub struct NewImage {
 
 /// The image store. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ImageStore {}
+pub struct ImageStore {
+    store: Arc<Store>,
+}
 
 impl ImageStore {
     /// Opens or makes the store; drops half-made blobs and layers.
     pub async fn open(config: &EngineConfig) -> Result<Self> {
-        let _ = config;
-        todo!()
+        let root = config.data_root.join("image");
+        let store = blocking(move || Store::open(root)).await?;
+        Ok(Self { store: Arc::new(store) })
     }
 
     /// By reference, id, `sha256:id` or unique id prefix. `No such image: x` otherwise.
     pub fn resolve(&self, name: &str) -> Result<ImageInfo> {
-        let _ = name;
-        todo!()
+        let index = self.store.index();
+        index.find(name).map(|image| index.info(image))
     }
 
+    /// All images, newest first.
     pub fn list(&self) -> Vec<ImageInfo> {
-        todo!()
+        let index = self.store.index();
+        let mut images: Vec<ImageInfo> = index.images().map(|image| index.info(image)).collect();
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        images
     }
 
+    /// Newest entry first.
     pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        let _ = name;
-        todo!()
+        let index = self.store.index();
+        index.find(name).map(|image| history::history(&index, image))
     }
 
     /// Unpacked layer directories, topmost first: overlayfs's `lowerdir` order.
     pub fn layer_dirs(&self, image_id: &str) -> Result<Vec<PathBuf>> {
-        let _ = image_id;
-        todo!()
+        let index = self.store.index();
+        let image = index.find(image_id)?;
+        if image.chain.is_empty() {
+            return Ok(vec![self.store.empty_path()]);
+        }
+        Ok(image.chain.iter().rev().map(|chain_id| self.store.diff_path(chain_id)).collect())
     }
 
     /// Pulls and returns the image. `all_tags` pulls every tag of the repository.
@@ -119,8 +152,11 @@ impl ImageStore {
         config: ContainerConfig,
         created: Timestamp,
     ) -> Result<String> {
-        let _ = (tar, reference, message, config, created);
-        todo!()
+        let name = reference.map(create::tag_name).transpose()?;
+        let store = Arc::clone(&self.store);
+        let reader = SyncIoBridge::new(tar);
+        let message = message.to_owned();
+        blocking(move || create::import(&store, reader, name, message, &config, created, now())).await
     }
 
     /// `docker load`: a docker archive or an OCI layout.
@@ -139,33 +175,60 @@ impl ImageStore {
         todo!()
     }
 
+    /// Gives an image one more name, taking the name from another image if need be. Blocking, shortly.
     pub fn tag(&self, name: &str, target: &str) -> Result<()> {
-        let _ = (name, target);
-        todo!()
+        let target = create::tag_name(target)?;
+        self.store.change(|index| {
+            let id = index.find(name)?.id.clone();
+            index.set_reference(target, &id, now());
+            Ok(())
+        })
     }
 
-    /// `in_use` answers which containers (id, running) use an image id.
+    /// `in_use` answers which containers (id, running) use an image id. Blocking: removes files.
     pub fn remove(
         &self,
         name: &str,
         force: bool,
         in_use: &dyn Fn(&str) -> Vec<(String, bool)>,
     ) -> Result<Vec<Removed>> {
-        let _ = (name, force, in_use);
-        todo!()
+        remove::remove(&self.store, name, force, in_use)
     }
 
     /// Stores a directory's content (an overlay upper directory, whiteouts included) as a layer.
     pub async fn commit_dir(&self, parent_image: Option<&str>, upper: &Path) -> Result<NewLayer> {
-        let _ = (parent_image, upper);
-        todo!()
+        let store = Arc::clone(&self.store);
+        let parent = match parent_image {
+            Some(name) => store.index().find(name)?.chain.last().cloned(),
+            None => None,
+        };
+        let upper = upper.to_owned();
+        blocking(move || {
+            let (layer, _pin) = store.add_directory(&upper, parent.as_ref())?;
+            // Until `commit_image`, which lets go of it, or the next start.
+            store.hold(&layer.chain_id);
+            Ok(NewLayer { diff_id: layer.diff_id.to_string(), size: layer.size })
+        })
+        .await
     }
 
     /// Makes an image of a parent and a change. Returns its id (`sha256:...`).
     pub async fn commit_image(&self, image: NewImage) -> Result<String> {
-        let _ = image;
-        todo!()
+        let store = Arc::clone(&self.store);
+        blocking(move || create::commit(&store, &image)).await
     }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ImageResult<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Error::from),
+        Err(e) => Err(Error::internal(format!("the image store's work was stopped: {e}"))),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_chrono(chrono::Utc::now())
 }
 
 /// What a registry says of a reference.
