@@ -43,6 +43,7 @@
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Which process the shim is to start.
@@ -83,6 +84,9 @@ pub struct ShimConfig {
     /// left in its cgroup is killed.
     #[serde(default)]
     pub shared_process_namespace: bool,
+    /// `net.*` settings for the new network namespace, applied once it is attached.
+    #[serde(default)]
+    pub network_sysctls: BTreeMap<String, String>,
 }
 
 /// An overlayfs mount.

@@ -23,6 +23,7 @@ mod serve;
 mod start;
 mod stdio;
 mod sys;
+mod workdir;
 
 use std::path::Path;
 

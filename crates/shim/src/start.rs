@@ -6,7 +6,7 @@ use crate::files::{now, read_json, write_json};
 use crate::log::LogFile;
 use crate::serve::Server;
 use crate::stdio::ShimEnds;
-use crate::{exec, launch, rootfs, sys};
+use crate::{exec, launch, rootfs, sys, workdir};
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -124,7 +124,13 @@ fn wait_for_go(server: &mut Server, mut channel: &UnixStream) -> Result<(), Shim
 
 fn start(config: &ShimConfig, run_dir: &Path, work: &Work) -> Result<(Pid, ShimEnds), LaunchError> {
     match work {
-        Work::Init { spec } => launch::create(config, run_dir, spec)?.start(),
+        Work::Init { spec } => {
+            set_network_sysctls(config)?;
+            if config.rootfs.is_some() {
+                workdir::ensure(&run_dir.join("rootfs"), spec)?;
+            }
+            launch::create(config, run_dir, spec)?.start()
+        }
         Work::Exec { container_root, spec, process } => {
             exec::start(config, container_root, spec, process).map_err(|failure| LaunchError {
                 text: failure
@@ -135,6 +141,17 @@ fn start(config: &ShimConfig, run_dir: &Path, work: &Work) -> Result<(Pid, ShimE
             })
         }
     }
+}
+
+/// `/proc/sys/net` is that of the reader's network namespace, which is the new one.
+fn set_network_sysctls(config: &ShimConfig) -> Result<(), LaunchError> {
+    for (name, value) in &config.network_sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let inside = path.starts_with("/proc/sys/net") && !name.contains("..");
+        let written = if inside { std::fs::write(&path, value) } else { Err(std::io::ErrorKind::InvalidInput.into()) };
+        written.map_err(|error| LaunchError::runtime(format!("set sysctl {name}: {error}")))?;
+    }
+    Ok(())
 }
 
 fn describe(pid: Pid) -> Started {
