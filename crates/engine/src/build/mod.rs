@@ -1,5 +1,14 @@
 //! The classic builder: a Dockerfile and a context become an image.
 
+#[allow(dead_code)] // Used from the executor on.
+mod expand;
+#[allow(dead_code)]
+mod ignore;
+#[allow(dead_code)]
+mod parse;
+#[allow(dead_code)]
+mod pattern;
+
 use crate::Engine;
 use crate::image::RegistryAuth;
 use crate::progress::ProgressSender;
