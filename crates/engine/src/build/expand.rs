@@ -352,7 +352,7 @@ fn trim(value: &str, pattern: &[Token], at_start: bool, longest: bool) -> String
     } else {
         let mut starts = (0..=characters.len())
             .filter(|&start| prefix_matches(&characters[start..], pattern).last() == Some(&(characters.len() - start)));
-        let start = if longest { starts.next() } else { starts.last() };
+        let start = if longest { starts.next() } else { starts.next_back() };
         &characters[..start.unwrap_or(characters.len())]
     };
     kept.iter().collect()
