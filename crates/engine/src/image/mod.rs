@@ -4,13 +4,30 @@
 //! layers as pulled), `layers/<chain id>/diff` (unpacked, shared by images, read-only),
 //! `tmp/` (never referenced, emptied at start), `repositories.json`.
 
+mod compress;
+mod config;
+mod create;
+mod digest;
+mod error;
+mod index;
+mod layer;
+mod meter;
+mod store;
+pub(crate) mod tree;
+mod unpack;
+pub(crate) mod whiteout;
+
 use crate::config::EngineConfig;
 use crate::progress::ProgressSender;
+use error::ImageResult;
 use skep_model::container::ContainerConfig;
 use skep_model::image::{HistoryEntry, ImageInfo};
-use skep_model::{Result, Timestamp};
+use skep_model::{Error, Result, Timestamp};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use store::Store;
 use tokio::io::AsyncRead;
+use tokio_util::io::SyncIoBridge;
 
 /// Credentials for one registry.
 #[derive(Clone, Default)]
@@ -57,23 +74,30 @@ pub struct NewImage {
 
 /// The image store. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ImageStore {}
+pub struct ImageStore {
+    store: Arc<Store>,
+}
 
 impl ImageStore {
     /// Opens or makes the store; drops half-made blobs and layers.
     pub async fn open(config: &EngineConfig) -> Result<Self> {
-        let _ = config;
-        todo!()
+        let root = config.data_root.join("image");
+        let store = blocking(move || Store::open(root)).await?;
+        Ok(Self { store: Arc::new(store) })
     }
 
     /// By reference, id, `sha256:id` or unique id prefix. `No such image: x` otherwise.
     pub fn resolve(&self, name: &str) -> Result<ImageInfo> {
-        let _ = name;
-        todo!()
+        let index = self.store.index();
+        index.find(name).map(|image| index.info(image))
     }
 
+    /// All images, newest first.
     pub fn list(&self) -> Vec<ImageInfo> {
-        todo!()
+        let index = self.store.index();
+        let mut images: Vec<ImageInfo> = index.images().map(|image| index.info(image)).collect();
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        images
     }
 
     pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
@@ -83,8 +107,12 @@ impl ImageStore {
 
     /// Unpacked layer directories, topmost first: overlayfs's `lowerdir` order.
     pub fn layer_dirs(&self, image_id: &str) -> Result<Vec<PathBuf>> {
-        let _ = image_id;
-        todo!()
+        let index = self.store.index();
+        let image = index.find(image_id)?;
+        if image.chain.is_empty() {
+            return Ok(vec![self.store.empty_path()]);
+        }
+        Ok(image.chain.iter().rev().map(|chain_id| self.store.diff_path(chain_id)).collect())
     }
 
     /// Pulls and returns the image. `all_tags` pulls every tag of the repository.
@@ -119,8 +147,11 @@ impl ImageStore {
         config: ContainerConfig,
         created: Timestamp,
     ) -> Result<String> {
-        let _ = (tar, reference, message, config, created);
-        todo!()
+        let name = reference.map(create::tag_name).transpose()?;
+        let store = Arc::clone(&self.store);
+        let reader = SyncIoBridge::new(tar);
+        let message = message.to_owned();
+        blocking(move || create::import(&store, reader, name, message, &config, created, now())).await
     }
 
     /// `docker load`: a docker archive or an OCI layout.
@@ -140,8 +171,12 @@ impl ImageStore {
     }
 
     pub fn tag(&self, name: &str, target: &str) -> Result<()> {
-        let _ = (name, target);
-        todo!()
+        let target = create::tag_name(target)?;
+        self.store.change(|index| {
+            let id = index.find(name)?.id.clone();
+            index.set_reference(target, &id, now());
+            Ok(())
+        })
     }
 
     /// `in_use` answers which containers (id, running) use an image id.
@@ -163,9 +198,21 @@ impl ImageStore {
 
     /// Makes an image of a parent and a change. Returns its id (`sha256:...`).
     pub async fn commit_image(&self, image: NewImage) -> Result<String> {
-        let _ = image;
-        todo!()
+        let store = Arc::clone(&self.store);
+        blocking(move || create::commit(&store, &image)).await
     }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ImageResult<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Error::from),
+        Err(e) => Err(Error::internal(format!("the image store's work was stopped: {e}"))),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_chrono(chrono::Utc::now())
 }
 
 /// What a registry says of a reference.
