@@ -124,6 +124,10 @@ pub struct Task {
     pub start_not_before: Timestamp,
     /// The task this one replaces, awaited before it starts.
     pub replaces: Option<TaskId>,
+    /// When the store first saw it RUNNING. Set by the store, so on the leader's clock.
+    pub running_at: Timestamp,
+    /// When the store first saw it ended. Set by the store.
+    pub ended_at: Timestamp,
 }
 
 impl Task {
