@@ -2,5 +2,8 @@
 //! planners on the leader, hands out assignments, signs certificates.
 
 pub mod control;
+mod ids;
+mod raft;
+mod store_handle;
 
 pub use control::Control;
