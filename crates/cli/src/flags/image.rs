@@ -123,7 +123,7 @@ pub(crate) struct Images {
 #[derive(Args, Debug)]
 pub(crate) struct History {
     /// Readable sizes and times
-    #[arg(short = 'H', long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) human: bool,
     /// "table", "json" or a Go template
     #[arg(long, default_value = "")]
