@@ -4,6 +4,7 @@ use super::compress::{self, Compression};
 use super::digest::{Digest, Hashing};
 use super::error::{ImageError, ImageResult};
 use super::index::{BlobRecord, LayerRecord};
+use super::pack::{self, Marks};
 use super::store::{self, Pin, Store};
 use super::unpack;
 use flate2::write::GzEncoder;
@@ -11,9 +12,12 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 /// Fast rather than small: layers are compressed while somebody waits.
 pub(crate) const GZIP_LEVEL: u32 = 1;
+
+const PIPE_BUFFER_BYTES: usize = 64 * 1024;
 
 /// What to keep of a layer besides its unpacked content.
 pub(crate) enum Keep {
@@ -99,6 +103,58 @@ impl Store {
         self.add_tar(compress::decoder(compression, stream)?, parent, Some(expected), keep)
     }
 
+    /// Copies an overlay upper directory as a layer on top of `parent`. Blocking.
+    pub(crate) fn add_directory(
+        self: &Arc<Self>,
+        upper: &Path,
+        parent: Option<&Digest>,
+    ) -> ImageResult<(Arc<LayerRecord>, Pin)> {
+        let (reader, writer) = io::pipe().map_err(ImageError::io("making a pipe"))?;
+        std::thread::scope(|scope| {
+            let packer = scope.spawn(move || {
+                let mut out = pack::pack(upper, Marks::ToWhiteouts, BufWriter::new(writer))?;
+                out.flush().map_err(ImageError::io("writing the layer"))
+            });
+            let tar = Packed { pipe: reader, packer: Some(packer), failure: None };
+            let mut tar = io::BufReader::with_capacity(PIPE_BUFFER_BYTES, tar);
+            let outcome = self.add_tar(&mut tar, parent, None, Keep::Directory);
+            // What went wrong while packing explains what the unpacker saw.
+            tar.into_inner().failure.map_or(outcome, Err)
+        })
+    }
+
+    /// The compressed tar of a layer, made and remembered if there is none yet. Blocking.
+    pub(crate) fn compressed(self: &Arc<Self>, layer: &LayerRecord) -> ImageResult<(BlobRecord, Pin)> {
+        if let Some(blob) = &layer.blob {
+            return Ok((blob.clone(), self.pin(&blob.digest)));
+        }
+        let temporary = self.temporary();
+        let out = Hashing::new(encoder(temporary.path())?);
+        let out = pack::pack(&self.diff_path(&layer.chain_id), Marks::ToWhiteouts, out)?;
+        let (encoder, diff_id, _) = out.finish();
+        check_unchanged(layer, diff_id)?;
+        let (blob, pin) = self.finish_blob(encoder, temporary.path())?;
+        self.update_layer(LayerRecord { blob: Some(blob.clone()), ..layer.clone() })?;
+        Ok((blob, pin))
+    }
+
+    /// Writes the uncompressed tar of a layer: `tar_size` bytes. Blocking.
+    pub(crate) fn write_tar(&self, layer: &LayerRecord, out: impl Write) -> ImageResult<()> {
+        let mut out = Hashing::new(out);
+        match &layer.blob {
+            None => out = pack::pack(&self.diff_path(&layer.chain_id), Marks::ToWhiteouts, out)?,
+            Some(blob) => {
+                let path = self.blob_path(&blob.digest);
+                let file = File::open(&path).map_err(ImageError::file("opening", &path))?;
+                let (compression, stream) = compress::detect(file)?;
+                let mut content = compress::decoder(compression, stream)?;
+                io::copy(&mut content, &mut out).map_err(ImageError::file("reading", &path))?;
+            }
+        }
+        let (_, diff_id, _) = out.finish();
+        check_unchanged(layer, diff_id)
+    }
+
     /// Ends a compressed file and moves it among the blobs.
     pub(crate) fn finish_blob(
         self: &Arc<Self>,
@@ -110,6 +166,37 @@ impl Store {
         let pin = self.pin(&digest);
         self.keep_blob(path, &digest)?;
         Ok((BlobRecord { digest, size, zstd: false }, pin))
+    }
+}
+
+fn check_unchanged(layer: &LayerRecord, actual: Digest) -> ImageResult<()> {
+    if actual == layer.diff_id {
+        return Ok(());
+    }
+    Err(ImageError::DigestMismatch { expected: layer.diff_id.clone(), actual })
+}
+
+/// A tar that another thread packs. Its end is only believed once the packer succeeded.
+struct Packed<'scope> {
+    pipe: io::PipeReader,
+    packer: Option<ScopedJoinHandle<'scope, ImageResult<()>>>,
+    failure: Option<ImageError>,
+}
+
+impl Read for Packed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.pipe.read(buffer)?;
+        if count > 0 || buffer.is_empty() {
+            return Ok(count);
+        }
+        match self.packer.take().map(ScopedJoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(0),
+            Some(Ok(Err(error))) => {
+                self.failure = Some(error);
+                Err(io::Error::other("the directory could not be packed"))
+            }
+            Some(Err(_)) => Err(io::Error::other("the packing thread panicked")),
+        }
     }
 }
 

@@ -9,9 +9,12 @@ mod config;
 mod create;
 mod digest;
 mod error;
+mod history;
 mod index;
 mod layer;
 mod meter;
+pub(crate) mod pack;
+mod remove;
 mod store;
 pub(crate) mod tree;
 pub(crate) mod unpack;
@@ -19,7 +22,8 @@ pub(crate) mod whiteout;
 
 use crate::config::EngineConfig;
 use crate::progress::ProgressSender;
-use error::ImageResult;
+pub(crate) use error::{ImageError, ImageResult};
+pub(crate) use pack::is_opaque;
 use skep_model::container::ContainerConfig;
 use skep_model::image::{HistoryEntry, ImageInfo};
 use skep_model::{Error, Result, Timestamp};
@@ -111,9 +115,10 @@ impl ImageStore {
         images
     }
 
+    /// Newest entry first.
     pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        let _ = name;
-        todo!()
+        let index = self.store.index();
+        index.find(name).map(|image| history::history(&index, image))
     }
 
     /// Unpacked layer directories, topmost first: overlayfs's `lowerdir` order.
@@ -181,6 +186,7 @@ impl ImageStore {
         todo!()
     }
 
+    /// Gives an image one more name, taking the name from another image if need be. Blocking, shortly.
     pub fn tag(&self, name: &str, target: &str) -> Result<()> {
         let target = create::tag_name(target)?;
         self.store.change(|index| {
@@ -190,21 +196,31 @@ impl ImageStore {
         })
     }
 
-    /// `in_use` answers which containers (id, running) use an image id.
+    /// `in_use` answers which containers (id, running) use an image id. Blocking: removes files.
     pub fn remove(
         &self,
         name: &str,
         force: bool,
         in_use: &dyn Fn(&str) -> Vec<(String, bool)>,
     ) -> Result<Vec<Removed>> {
-        let _ = (name, force, in_use);
-        todo!()
+        remove::remove(&self.store, name, force, in_use)
     }
 
     /// Stores a directory's content (an overlay upper directory, whiteouts included) as a layer.
     pub async fn commit_dir(&self, parent_image: Option<&str>, upper: &Path) -> Result<NewLayer> {
-        let _ = (parent_image, upper);
-        todo!()
+        let store = Arc::clone(&self.store);
+        let parent = match parent_image {
+            Some(name) => store.index().find(name)?.chain.last().cloned(),
+            None => None,
+        };
+        let upper = upper.to_owned();
+        blocking(move || {
+            let (layer, _pin) = store.add_directory(&upper, parent.as_ref())?;
+            // Until `commit_image`, which lets go of it, or the next start.
+            store.hold(&layer.chain_id);
+            Ok(NewLayer { diff_id: layer.diff_id.to_string(), size: layer.size })
+        })
+        .await
     }
 
     /// Makes an image of a parent and a change. Returns its id (`sha256:...`).
