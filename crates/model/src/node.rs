@@ -2,6 +2,7 @@
 
 use crate::cluster::Meta;
 use crate::id::{NetworkId, NodeId};
+use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,6 +97,8 @@ pub struct NodeStatus {
     pub message: String,
     /// Address the managers see.
     pub address: String,
+    /// When `state` last changed. Set by the store.
+    pub since: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -124,6 +124,13 @@ pub struct Task {
     pub start_not_before: Timestamp,
     /// The task this one replaces, awaited before it starts.
     pub replaces: Option<TaskId>,
+    /// Raft index of its creation: the order of a slot's tasks, whatever leaders' clocks
+    /// say. Set by the store.
+    pub created_index: u64,
+    /// When the store first saw it RUNNING. Set by the store, so on the leader's clock.
+    pub running_at: Timestamp,
+    /// When the store first saw it ended. Set by the store.
+    pub ended_at: Timestamp,
 }
 
 impl Task {

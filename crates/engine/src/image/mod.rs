@@ -4,7 +4,7 @@
 //! layers as pulled), `layers/<chain id>/diff` (unpacked, shared by images, read-only),
 //! `tmp/` (never referenced, emptied at start), `repositories.json`.
 
-mod compress;
+pub(crate) mod compress;
 mod config;
 mod create;
 mod digest;
@@ -20,7 +20,7 @@ mod remove;
 mod save;
 mod store;
 pub(crate) mod tree;
-mod unpack;
+pub(crate) mod unpack;
 pub(crate) mod whiteout;
 
 use crate::config::EngineConfig;
@@ -33,6 +33,7 @@ use skep_model::{Error, Result, Timestamp};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Store;
+pub(crate) use store::Temporary;
 use tokio::io::AsyncRead;
 use tokio_util::io::SyncIoBridge;
 
@@ -91,6 +92,16 @@ impl ImageStore {
         let root = config.data_root.join("image");
         let store = blocking(move || Store::open(root)).await?;
         Ok(Self { store: Arc::new(store) })
+    }
+
+    /// A name in `tmp/`, to be made a file or directory; removed with the handle.
+    pub(crate) fn temporary(&self) -> Temporary {
+        self.store.temporary()
+    }
+
+    /// Where the store lives.
+    pub(crate) fn root(&self) -> &Path {
+        self.store.root()
     }
 
     /// By reference, id, `sha256:id` or unique id prefix. `No such image: x` otherwise.

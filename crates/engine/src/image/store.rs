@@ -167,6 +167,10 @@ impl Store {
 
     // --- paths ---
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn index_path(&self) -> PathBuf {
         self.root.join("repositories.json")
     }

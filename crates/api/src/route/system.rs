@@ -1,0 +1,91 @@
+//! `_ping`, `version`, `info`, `auth`.
+
+use crate::backend::Backend;
+use crate::error::{ApiError, Reply, ok};
+use crate::json::swarm::ClusterInfo;
+use crate::json::system::{AuthBody, Counts, Info, InfoFacts, Machine, SwarmSection, Version, swarm_header};
+use crate::request::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header;
+use skep_model::Error;
+use skep_model::container::ContainerStatus;
+
+pub(crate) async fn ping(State(backend): State<Backend>) -> Response {
+    let swarm = swarm_header(&backend.swarm.status());
+    let headers = [
+        ("Builder-Version", "1"),
+        ("Swarm", swarm),
+        (header::CACHE_CONTROL.as_str(), "no-cache, no-store, must-revalidate"),
+        (header::PRAGMA.as_str(), "no-cache"),
+        (header::CONTENT_TYPE.as_str(), "text/plain; charset=utf-8"),
+    ];
+    (headers, "OK").into_response()
+}
+
+pub(crate) async fn version() -> Reply {
+    ok(&Version::of(&Machine::read()))
+}
+
+pub(crate) async fn info(State(backend): State<Backend>) -> Reply {
+    let machine = Machine::read();
+    let mut warnings = Vec::new();
+    let balancer = match backend.swarm.netd_status().await {
+        Ok(status) => {
+            warnings.extend(status.failing.iter().map(|what| format!("WARNING: network: {what}")));
+            status.balancer
+        }
+        Err(error) => {
+            warnings.push(format!("WARNING: the network service does not answer: {error}"));
+            "unknown".into()
+        }
+    };
+    if !machine.ipv4_forwarding {
+        warnings.push("WARNING: IPv4 forwarding is disabled".into());
+    }
+    if !machine.swap_accounting {
+        warnings.push("WARNING: No swap limit support".into());
+    }
+    let facts = InfoFacts {
+        system: &backend.system,
+        machine: &machine,
+        counts: count(&backend),
+        swarm: swarm_section(&backend),
+        balancer,
+        warnings,
+        now: crate::json::now(),
+    };
+    ok(&Info::of(facts))
+}
+
+fn count(backend: &Backend) -> Counts {
+    let mut counts = Counts { images: backend.engine.images().list().len(), ..Counts::default() };
+    for container in backend.engine.list() {
+        match container.state.status {
+            ContainerStatus::Paused => counts.paused += 1,
+            status if status.is_running() => counts.running += 1,
+            _ => counts.stopped += 1,
+        }
+    }
+    counts
+}
+
+fn swarm_section(backend: &Backend) -> SwarmSection {
+    let status = backend.swarm.status();
+    let mut section = SwarmSection { status, ..SwarmSection::default() };
+    if !section.status.control_available {
+        return section;
+    }
+    let Ok(control) = backend.swarm.control() else { return section };
+    let nodes = control.nodes();
+    section.nodes = nodes.len();
+    section.managers = nodes.iter().filter(|node| node.manager_status.is_some()).count();
+    let own = control.node("self").ok();
+    section.cluster = control.cluster().ok().map(|c| ClusterInfo::of(&c, own.as_ref().map(|n| &n.description), false));
+    section
+}
+
+/// Credentials are only checked when they are used: a registry refuses the pull itself.
+pub(crate) async fn auth(Json(_body): Json<AuthBody>) -> Result<Response, ApiError> {
+    Err(Error::not_implemented("checking credentials is not supported; log in with a credential file instead").into())
+}
