@@ -87,7 +87,7 @@ fn run(db: &sled::Db, file: &File, receiver: &mpsc::Receiver<Waiter>) {
         waiters.extend(receiver.try_iter().take(WAITERS_MAX));
         let result = db.flush().map_err(io::Error::from).and_then(|_| file.sync_data());
         for waiter in waiters.drain(..) {
-            waiter.answer(result.as_ref().map(|()| ()).map_err(|e| io::Error::new(e.kind(), e.to_string())));
+            waiter.answer(result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
         }
     }
 }

@@ -16,6 +16,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// A sled leaf holds 17 items at most, so pages stay below 48 KiB of the 64 KiB allowed.
 const CHUNK_BYTES_MAX: usize = 2048;
@@ -44,6 +45,8 @@ struct Inner {
     seal: Seal,
     recent: Mutex<Recent>,
     flusher: Flusher,
+    /// Last field, dropped last: when it is gone, the files are closed.
+    open: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -69,8 +72,14 @@ impl LogStore {
             seal,
             recent: Mutex::default(),
             flusher,
+            open: watch::Sender::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Its `changed` fails once the last handle is dropped and the files are closed.
+    pub(crate) fn closed(&self) -> watch::Receiver<()> {
+        self.inner.open.subscribe()
     }
 }
 
@@ -294,6 +303,7 @@ fn chunk_key(index: u64, number: u32) -> [u8; 12] {
 }
 
 fn index_of(key: &[u8]) -> io::Result<u64> {
-    let bytes = key.first_chunk::<8>().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed log key"))?;
+    let bytes =
+        key.first_chunk::<8>().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed log key"))?;
     Ok(u64::from_be_bytes(*bytes))
 }

@@ -26,12 +26,8 @@ impl Machine {
             None => (SnapshotMeta::default(), Store::default()),
         };
         let store = StoreHandle::new(store);
-        let machine = Self {
-            store: store.clone(),
-            file,
-            last_applied: meta.last_log_id,
-            membership: meta.last_membership,
-        };
+        let machine =
+            Self { store: store.clone(), file, last_applied: meta.last_log_id, membership: meta.last_membership };
         Ok((machine, store))
     }
 }

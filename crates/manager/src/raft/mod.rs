@@ -33,6 +33,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use types::{Member, Outcome, Proposal, RaftHandle};
 
 pub(crate) use network::RAFT_MESSAGE_BYTES_MAX;
@@ -54,6 +55,8 @@ const APPEND_ENTRIES_MAX: u64 = 300;
 const API_QUEUE_MAX: u64 = 1024;
 /// How long a write waits for a leader.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the parts of a stopped Raft may hold on to the log.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest command in its encoded form.
 const COMMAND_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Clients match this text.
@@ -92,6 +95,7 @@ pub(crate) struct Replicator {
     raft: RaftHandle,
     store: StoreHandle,
     network: Network,
+    log_closed: watch::Receiver<()>,
 }
 
 impl Replicator {
@@ -101,12 +105,13 @@ impl Replicator {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let seal = Seal::open_or_create(&dir.join("data.key")).map_err(failed)?;
         let log = LogStore::open(&dir.join("log"), seal.clone()).map_err(failed)?;
+        let log_closed = log.closed();
         let (machine, store) = Machine::open(SnapshotFile::new(dir, seal)).map_err(failed)?;
         let network = Network::new(identity);
         let config = Arc::new(config().validate().map_err(|e| Error::internal(e.to_string()))?);
         let raft = RaftHandle::new(raft_id, config, network.clone(), log, machine).await;
         let raft = raft.map_err(|e| Error::internal(format!("cannot start Raft: {e}")))?;
-        Ok(Self { raft, store, network })
+        Ok(Self { raft, store, network, log_closed })
     }
 
     /// Makes this the first and only member.
@@ -198,9 +203,9 @@ impl Replicator {
     async fn propose_once(&self, command: &Arc<Command>) -> Result<Option<Outcome>, ProposeError> {
         match self.raft.client_write(Proposal(command.clone())).await {
             Ok(written) => Ok(Some(written.data)),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to))) => {
-                Ok(self.forward(&to, command).await)
-            }
+            Err(RaftError::APIError(
+                ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to),
+            )) => Ok(self.forward(&to, command).await),
             Err(e) => Err(ProposeError::Stopped(e.to_string())),
         }
     }
@@ -212,7 +217,8 @@ impl Replicator {
         }
         let mut client = self.network.client(&leader.address).ok()?;
         let answer = client.propose(message(command.as_ref())).await;
-        let answer = answer.inspect_err(|status| tracing::debug!(leader = %leader.node_id, %status, "forwarding failed"));
+        let answer =
+            answer.inspect_err(|status| tracing::debug!(leader = %leader.node_id, %status, "forwarding failed"));
         let proposed: Proposed = skep_proto::codec::decode(&answer.ok()?.into_inner().body).ok()?;
         self.store.wait_applied(proposed.index).await;
         Some(proposed.outcome)
@@ -231,16 +237,15 @@ impl Replicator {
         }
     }
 
-    /// Stops Raft; the log is closed when the last handle is gone.
+    /// Stops Raft and waits until the log's files are closed.
     pub(crate) async fn shutdown(&self) {
         if let Err(e) = self.raft.shutdown().await {
             tracing::error!(error = %e, "Raft did not stop cleanly");
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn raft(&self) -> &RaftHandle {
-        &self.raft
+        let mut closed = self.log_closed.clone();
+        if tokio::time::timeout(CLOSE_TIMEOUT, closed.changed()).await.is_err() {
+            tracing::warn!("the Raft log is still open");
+        }
     }
 }
 

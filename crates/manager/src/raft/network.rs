@@ -43,9 +43,7 @@ impl Network {
     /// A client of the member at `address`; connects on first use.
     pub(crate) fn client(&self, address: &str) -> Result<RaftClient<Channel>, skep_identity::IdentityError> {
         let client = RaftClient::new(self.identity.connect_lazy(address)?);
-        Ok(client
-            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX))
+        Ok(client.max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX).max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX))
     }
 }
 

@@ -77,9 +77,7 @@ impl Raft for RaftService {
     async fn propose(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let command: Command = decode(&request.into_inner().body)?;
         match self.raft.client_write(Proposal(Arc::new(command))).await {
-            Ok(written) => {
-                Ok(Response::new(message(&Proposed { index: written.log_id.index, outcome: written.data })))
-            }
+            Ok(written) => Ok(Response::new(message(&Proposed { index: written.log_id.index, outcome: written.data }))),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
                 Err(Status::failed_precondition("not the leader"))
             }
