@@ -11,12 +11,15 @@ use crate::nft::table::{self, Table};
 use crate::plan::{PlaceId, Seen, Wanted};
 use crate::ports::{self, Holder, Ports};
 use crate::wanted::{self, wanted};
+use ipnet::IpNet;
 use skep_model::error::{Error, Result};
 use skep_model::id::{ContainerId, EndpointId, NetworkId};
 use skep_model::netstate::{
     AttachRequest, ClusterNetState, DesiredEndpoint, DesiredNetwork, LocalNetState, NetdStatus, NetworkKind,
 };
+use skep_model::network::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,6 +32,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 const FULL_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Changes come in bursts; one look after a burst is enough.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Without a command for this long a burst of them has ended.
+const QUIET: Duration = Duration::from_millis(500);
 /// Looking takes at most about one part in this many of the time.
 const CHECK_SHARE: u32 = 10;
 /// However long a look takes, the next one comes within this.
@@ -88,6 +93,7 @@ pub struct Worker {
     repairs: u64,
     failing: Failing,
     next_check: Option<Instant>,
+    check_deadline: Option<Instant>,
     last_check: Instant,
     last_check_took: Duration,
 }
@@ -140,6 +146,7 @@ impl Worker {
             repairs: 0,
             failing: Failing::default(),
             next_check: None,
+            check_deadline: None,
             last_check: Instant::now(),
             last_check_took: Duration::ZERO,
         };
@@ -154,7 +161,10 @@ impl Worker {
             let runtime = self.runtime.clone();
             let received = runtime.block_on(async { tokio::time::timeout(wait, inputs.recv()).await });
             match received {
-                Ok(Some(Input::Command(command))) => self.handle(*command),
+                Ok(Some(Input::Command(command))) => {
+                    self.handle(*command);
+                    self.postpone_check();
+                }
                 Ok(Some(Input::KernelChanged)) => self.note_kernel_change(),
                 Ok(None) => return,
                 Err(_) => {}
@@ -175,6 +185,15 @@ impl Worker {
         self.kernel_changed.store(false, Ordering::Release);
         let earliest = (Instant::now() + DEBOUNCE).max(self.last_check + self.check_pause());
         self.next_check = self.next_check.or(Some(earliest));
+        self.check_deadline = self.check_deadline.or(Some(Instant::now() + CHECK_PAUSE_MAX));
+    }
+
+    /// Most changes during a burst of commands are our own: the look waits for its end,
+    /// but not for ever.
+    fn postpone_check(&mut self) {
+        if let (Some(check), Some(deadline)) = (self.next_check, self.check_deadline) {
+            self.next_check = Some(check.max(Instant::now() + QUIET).min(deadline.max(check)));
+        }
     }
 
     fn check_pause(&self) -> Duration {
@@ -308,20 +327,19 @@ impl Worker {
         let had_rules = removed.iter().any(|endpoint| !endpoint.ports.is_empty());
         if had_rules || self.read(|desired| !desired.cluster.ingress.is_empty()) {
             self.update_host_rules()?;
-            let addresses: Vec<_> = removed.iter().flat_map(|e| &e.addresses).map(|address| address.addr()).collect();
-            if let Err(error) = self.kernel.flush_flows(&PlaceId::Host, &addresses) {
-                tracing::warn!(%error, "cannot forget the flows of a detached container");
-            }
         }
+        self.forget_flows(&removed);
         self.ports.release(|holder| matches!(holder, Holder::Endpoint(id) if removed_ids.contains(id)));
-        let namespaces: BTreeSet<PathBuf> = removed.iter().map(|endpoint| endpoint.netns.clone()).collect();
-        let mut ops = self.read(|desired| {
+        // The redirection inside the container stays: it harms nobody there, dies with
+        // the namespace, and taking it out costs a grace period of the kernel.
+        let resolvers = self.read(|desired| desired.local.resolvers.keys().cloned().collect());
+        self.resolvers.retain(&resolvers);
+        let ops: Vec<Op> = self.read(|desired| {
             removed
                 .iter()
                 .filter_map(|endpoint| Some(delete_port(endpoint, desired.network(&endpoint.network)?)))
-                .collect::<Vec<_>>()
+                .collect()
         });
-        ops.extend(self.close_resolvers(&namespaces));
         for (op, error) in self.kernel.apply(&ops) {
             // A dead container's namespace takes its rules with it; a link that stays is found by the next check.
             tracing::warn!(%op, %error, "cannot detach completely, trying again");
@@ -330,16 +348,21 @@ impl Worker {
         Ok(())
     }
 
-    /// Stops the resolvers of namespaces that have no endpoint left and returns what
-    /// removes their rules.
-    fn close_resolvers(&mut self, namespaces: &BTreeSet<PathBuf>) -> Vec<Op> {
-        let unused: Vec<PathBuf> = self.read(|desired| {
-            namespaces.iter().filter(|path| !desired.local.resolvers.contains_key(*path)).cloned().collect()
-        });
-        let closed = unused.into_iter().filter(|path| self.resolvers.close(path));
-        let places: Vec<PlaceId> = closed.map(PlaceId::Container).collect();
-        let alive = self.kernel.existing(places.iter());
-        alive.into_iter().map(|place| Op::Rules { place, changes: vec![table::Change::DeleteTable] }).collect()
+    /// UDP has no end of connection: a client would go on talking to the old address.
+    fn forget_flows(&mut self, removed: &[DesiredEndpoint]) {
+        let publishes_udp = |endpoint: &&DesiredEndpoint| {
+            endpoint.ports.iter().any(|port| port.protocol == Protocol::Udp)
+                || self.read(|desired| desired.cluster.ingress.iter().any(|port| port.protocol == Protocol::Udp))
+        };
+        let addresses: Vec<IpAddr> =
+            removed.iter().filter(publishes_udp).flat_map(|e| &e.addresses).map(IpNet::addr).collect();
+        // Looking through the kernel's connections takes milliseconds.
+        if addresses.is_empty() {
+            return;
+        }
+        if let Err(error) = self.kernel.flush_flows(&PlaceId::Host, &addresses) {
+            tracing::warn!(%error, "cannot forget the flows of a detached container");
+        }
     }
 
     /// Makes the host's table right by the difference to what it was left at, or, when
@@ -377,7 +400,7 @@ impl Worker {
         if scope == Scope::Networks {
             wanted.places.retain(|place, _| !matches!(place, PlaceId::Container(_)));
         }
-        let new_failures = match self.kernel.observe(&wanted) {
+        let new_failures = match self.kernel.observe_all(&wanted) {
             Ok(seen) => self.act(&wanted, &seen, cause),
             Err(error) => {
                 tracing::warn!(%error, "cannot read the kernel's network state");
@@ -389,6 +412,7 @@ impl Worker {
         if scope == Scope::Everything {
             self.last_check_took = started.elapsed();
             self.next_check = None;
+            self.check_deadline = None;
         }
         new_failures
     }
@@ -454,9 +478,9 @@ impl Worker {
         Ok(())
     }
 
-    fn flush_vanished(&mut self, before: &BTreeSet<(PlaceId, std::net::IpAddr)>) {
+    fn flush_vanished(&mut self, before: &BTreeSet<(PlaceId, IpAddr)>) {
         let after = self.read(|desired| wanted(desired, self.balancer.as_ref()).backends);
-        let mut vanished: BTreeMap<PlaceId, Vec<std::net::IpAddr>> = BTreeMap::new();
+        let mut vanished: BTreeMap<PlaceId, Vec<IpAddr>> = BTreeMap::new();
         for (place, address) in before.difference(&after) {
             vanished.entry(place.clone()).or_default().push(*address);
         }
@@ -479,7 +503,7 @@ impl Worker {
 
     fn verify(&mut self) -> Result<Vec<String>> {
         let wanted = self.read(|desired| wanted(desired, self.balancer.as_ref()));
-        let seen = self.kernel.observe(&wanted)?;
+        let seen = self.kernel.observe_all(&wanted)?;
         let mut lines: Vec<String> = diff::difference(&wanted, &seen).iter().map(ToString::to_string).collect();
         lines.extend(wanted.impossible);
         lines.extend(self.failing.ports.iter().cloned());

@@ -59,11 +59,6 @@ impl Resolvers {
         Ok(port)
     }
 
-    /// Whether there was one to close.
-    pub fn close(&mut self, path: &Path) -> bool {
-        self.open.remove(path).is_some()
-    }
-
     /// Closes all others.
     pub fn retain(&mut self, paths: &BTreeSet<PathBuf>) {
         self.open.retain(|path, _| paths.contains(path));

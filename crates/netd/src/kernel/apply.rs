@@ -7,7 +7,7 @@ use crate::kernel::place::Place;
 use crate::kernel::{nft, observe, route, sysctl};
 use crate::plan::{Link, LinkKind, PlaceId, Seen, Wanted, WantedPlace};
 use skep_model::id::NetworkId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -27,31 +27,45 @@ impl Kernel {
         Ok(Self { host: Place::host()?, overlay_directory, others: BTreeMap::new() })
     }
 
-    /// Reads every place that is wanted, and every overlay namespace that exists.
+    /// Reads every place that is wanted.
     ///
     /// # Errors
     /// When a place can be opened but not read.
     pub fn observe(&mut self, wanted: &Wanted) -> io::Result<Seen> {
-        let nothing = WantedPlace::default();
-        let mut seen = Seen::default();
-        let overlays = self.existing_overlays()?;
-        let ids = wanted.places.keys().cloned().chain(overlays).chain([PlaceId::Host]);
-        for id in ids {
-            if seen.places.contains_key(&id) {
-                continue;
-            }
-            let want = wanted.places.get(&id).unwrap_or(&nothing);
-            if let Some(place) = self.place(&id)? {
-                seen.places.insert(id, observe::place(place, want)?);
-            }
-        }
+        let seen = self.observe_places(wanted, wanted.places.keys().cloned());
         self.others.clear();
-        Ok(seen)
+        seen
     }
 
-    /// Which of the container namespaces exist.
-    pub fn existing<'a>(&mut self, ids: impl Iterator<Item = &'a PlaceId>) -> Vec<PlaceId> {
-        ids.filter(|id| matches!(Namespace::open(&self.path(id)), Ok(Some(_)))).cloned().collect()
+    /// Reads every place that is wanted, the host, and every overlay namespace that exists.
+    ///
+    /// # Errors
+    /// When a place can be opened but not read.
+    pub fn observe_all(&mut self, wanted: &Wanted) -> io::Result<Seen> {
+        let mut ids: BTreeSet<PlaceId> = wanted.places.keys().cloned().collect();
+        ids.insert(PlaceId::Host);
+        ids.extend(self.existing_overlays()?);
+        let seen = self.observe_places(wanted, ids.into_iter());
+        self.others.clear();
+        seen
+    }
+
+    fn observe_places(&mut self, wanted: &Wanted, ids: impl Iterator<Item = PlaceId>) -> io::Result<Seen> {
+        let nothing = WantedPlace::default();
+        let mut seen = Seen::default();
+        for id in ids {
+            let want = wanted.places.get(&id).unwrap_or(&nothing);
+            let observed = match self.place(&id)? {
+                Some(place) => Some(observe::place(place, want)?),
+                None => None,
+            };
+            if id != PlaceId::Host {
+                // One open container at a time: a thousand would be three thousand descriptors.
+                self.others.remove(&id);
+            }
+            seen.places.extend(observed.map(|place| (id, place)));
+        }
+        Ok(seen)
     }
 
     /// Does all operations in order and returns those that failed.

@@ -23,6 +23,8 @@ const TYPE_MASK: u16 = 0x3fff;
 const HEADER_LENGTH: usize = 16;
 /// A dump that was interrupted by a change is started again this often.
 const DUMP_ATTEMPTS_MAX: usize = 8;
+/// What the kernel puts into one datagram at most.
+const DATAGRAM_BYTES_MAX: usize = 32 * 1024;
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// The kernel answers while it handles the request; a longer silence is a lost answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,6 +146,7 @@ pub fn ne32(value: &[u8]) -> Option<u32> {
 pub struct Socket {
     inner: RawSocket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Socket {
@@ -155,7 +158,7 @@ impl Socket {
         inner.connect(&SocketAddr::new(0, 0))?;
         inner.set_cap_ack(true)?;
         set_receive_timeout(&inner, ANSWER_TIMEOUT)?;
-        Ok(Self { inner, sequence: 0 })
+        Ok(Self { inner, sequence: 0, buffer: Vec::new() })
     }
 
     /// Sends all requests with one system call and returns each one's outcome.
@@ -177,7 +180,7 @@ impl Socket {
         self.inner.send(&buffer, 0)?;
         let mut missing = outcomes.len();
         while missing > 0 {
-            let (datagram, _) = self.receive()?;
+            let datagram = self.receive()?;
             for message in Messages(&datagram) {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 if message.message_type == NLMSG_ERROR
@@ -220,7 +223,7 @@ impl Socket {
         self.inner.send(&buffer, 0)?;
         let mut outcome = Ok(());
         loop {
-            let (datagram, _) = self.receive()?;
+            let datagram = self.receive()?;
             for message in Messages(&datagram).filter(|message| message.message_type == NLMSG_ERROR) {
                 let result = error_of(message.body);
                 // A failed commit is answered with the header of the first message.
@@ -262,7 +265,7 @@ impl Socket {
         self.inner.send(&buffer, 0)?;
         let mut answer = None;
         loop {
-            let (datagram, _) = self.receive()?;
+            let datagram = self.receive()?;
             for message in Messages(&datagram).filter(|message| message.sequence == self.sequence) {
                 if message.message_type == NLMSG_ERROR {
                     return error_of(message.body).map(|()| answer);
@@ -280,7 +283,7 @@ impl Socket {
         let mut answers = Vec::new();
         let mut interrupted = false;
         loop {
-            let (datagram, _) = self.receive()?;
+            let datagram = self.receive()?;
             for message in Messages(&datagram).filter(|message| message.sequence == self.sequence) {
                 interrupted |= message.flags & DUMP_INTERRUPTED != 0;
                 match message.message_type {
@@ -297,11 +300,16 @@ impl Socket {
         }
     }
 
-    fn receive(&self) -> io::Result<(Vec<u8>, SocketAddr)> {
+    /// One datagram. The kernel packs dumps as densely as the reader's buffer allows,
+    /// but never more than 32 KiB.
+    fn receive(&mut self) -> io::Result<Vec<u8>> {
+        self.buffer.reserve(DATAGRAM_BYTES_MAX);
         loop {
-            match self.inner.recv_from_full() {
+            self.buffer.clear();
+            match self.inner.recv(&mut self.buffer, 0) {
+                Ok(_) => return Ok(self.buffer.clone()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }

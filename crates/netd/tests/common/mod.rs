@@ -1,7 +1,13 @@
 //! A laboratory in network namespaces: an outside machine, a host on which netd runs
 //! as a process of its own, and containers. Everything ends with the value.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "a test helper, each test uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test helper, each test uses a part"
+)]
 
 use skep_model::id::{ContainerId, EndpointId, NetworkId};
 use skep_model::netstate::{
