@@ -122,3 +122,57 @@ async fn tags_with_digests_and_unknown_images_are_refused() {
     assert_eq!(store.tag("b", "c").unwrap_err().message, "No such image: b");
     assert_eq!(store.layer_dirs("b:1").unwrap_err().message, "No such image: b:1");
 }
+
+/// Takes the other format's index out of an archive, so that the reader must use the one left.
+fn without(archive: &[u8], name: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for entry in tar::Archive::new(archive).entries().unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().unwrap().as_os_str() != name {
+            let header = entry.header().clone();
+            builder.append(&header, entry).unwrap();
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn saved_images_load_elsewhere_in_both_formats() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(&config(dir.path())).await.unwrap();
+    let base = import(&store, tar_of(&[("etc/gone", "2")]), "base:1").await;
+    let rootfs = Rootfs::create(dir.path(), "c").unwrap();
+    let lower = store.layer_dirs("base:1").unwrap();
+    rootfs.with_mounted(&lower, |root| Ok(std::fs::remove_file(root.join("etc/gone"))?)).unwrap();
+    let layer = store.commit_dir(Some(&base), &rootfs.upper).await.unwrap();
+    let id = store.commit_image(NewImage { layer: Some(layer), ..new_image(&base) }).await.unwrap();
+    store.tag(&id, "localhost:5000/child:2").unwrap();
+    store.tag(&id, "localhost:5000/child:3").unwrap();
+
+    let mut archive = Vec::new();
+    let names = ["base".to_owned(), "localhost:5000/child".to_owned()];
+    let mut reader = store.save(&names).await.unwrap();
+    tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut archive).await.unwrap();
+    assert!(store.save(&["nosuch".to_owned()]).await.is_err_and(|e| e.message == "No such image: nosuch"));
+
+    for other in ["index.json", "manifest.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(&config(dir.path())).await.unwrap();
+        let (progress, mut lines) = tokio::sync::mpsc::channel(100);
+        let archive = std::io::Cursor::new(without(&archive, other));
+        let mut loaded = store.load(archive, progress).await.unwrap();
+        loaded.sort();
+        assert_eq!(loaded, ["base:1", "localhost:5000/child:2", "localhost:5000/child:3"], "without {other}");
+        assert_eq!(store.resolve("localhost:5000/child:3").unwrap().id, id);
+        assert_eq!(store.resolve("base:1").unwrap().id, base);
+        let mut told = Vec::new();
+        while let Some(line) = lines.recv().await {
+            told.push(line);
+        }
+        let line = skep_engine::progress::Progress::Stream("Loaded image: base:1\n".into());
+        assert!(told.contains(&line), "{told:?}");
+        let rootfs = Rootfs::create(dir.path(), "c").unwrap();
+        let exists = rootfs.with_mounted(&store.layer_dirs(&id).unwrap(), |root| Ok(root.join("etc/gone").exists()));
+        assert!(!exists.unwrap());
+    }
+}

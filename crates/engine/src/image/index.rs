@@ -269,7 +269,7 @@ pub(crate) fn stored_form(reference: Reference) -> Reference {
 }
 
 /// Registry, repository and tag or digest, nothing left out.
-fn canonical(reference: &Reference) -> String {
+pub(crate) fn canonical(reference: &Reference) -> String {
     let mut text = format!("{}/{}", reference.registry, reference.repository);
     if let Some(tag) = &reference.tag {
         text.push(':');

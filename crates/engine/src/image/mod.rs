@@ -12,9 +12,12 @@ mod error;
 mod history;
 mod index;
 mod layer;
+mod load;
+mod manifest;
 mod meter;
 pub(crate) mod pack;
 mod remove;
+mod save;
 mod store;
 pub(crate) mod tree;
 mod unpack;
@@ -159,20 +162,23 @@ impl ImageStore {
         blocking(move || create::import(&store, reader, name, message, &config, created, now())).await
     }
 
-    /// `docker load`: a docker archive or an OCI layout.
+    /// `docker load`: a docker archive or an OCI layout. Reports Docker's `Loaded image: x`
+    /// lines itself; gives the names, or ids of images without one.
     pub async fn load(
         &self,
         tar: impl AsyncRead + Send + Unpin + 'static,
         progress: ProgressSender,
     ) -> Result<Vec<String>> {
-        let _ = (tar, progress);
-        todo!()
+        let store = Arc::clone(&self.store);
+        let reader = SyncIoBridge::new(tar);
+        blocking(move || load::load(&store, reader, &progress, now())).await
     }
 
     /// `docker save`: an archive that is both a docker archive and an OCI layout.
+    /// A failure on the way is an error of the reading.
     pub async fn save(&self, names: &[String]) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
-        let _ = names;
-        todo!()
+        let plan = save::plan(&self.store, names)?;
+        Ok(save::stream(Arc::clone(&self.store), plan))
     }
 
     /// Gives an image one more name, taking the name from another image if need be. Blocking, shortly.

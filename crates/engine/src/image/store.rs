@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 /// Configs and manifests are read into memory whole.
@@ -39,8 +39,9 @@ pub(crate) struct Store {
     /// Work that must not be done twice at the same time.
     busy: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     temporary: AtomicU64,
-    /// Layers or large blobs were written since the last sync of the file system.
-    unsynced: AtomicBool,
+    /// Layers and large blobs written so far, and how many of them a sync covered.
+    written: AtomicU64,
+    synced: Mutex<u64>,
 }
 
 /// Keeps a layer or blob from being collected while it lives.
@@ -97,7 +98,8 @@ impl Store {
             pins: Mutex::default(),
             busy: Mutex::default(),
             temporary: AtomicU64::new(0),
-            unsynced: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            synced: Mutex::default(),
         };
         let mut index = Index::default();
         store.load_layers(&mut index)?;
@@ -270,9 +272,10 @@ impl Store {
 
     /// Moves a finished file among the blobs.
     pub(crate) fn keep_blob(&self, from: &Path, digest: &Digest) -> ImageResult<()> {
-        self.unsynced.store(true, Ordering::Release);
         let path = self.blob_path(digest);
-        std::fs::rename(from, &path).map_err(ImageError::file("storing", &path))
+        std::fs::rename(from, &path).map_err(ImageError::file("storing", &path))?;
+        self.written.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Reads a config and checks it against its digest.
@@ -293,7 +296,6 @@ impl Store {
     /// Moves a finished layer directory (`diff/` inside) to its place. If another was
     /// faster with the same content, that one stays.
     pub(crate) fn keep_layer(&self, from: &Path, layer: LayerRecord) -> ImageResult<()> {
-        self.unsynced.store(true, Ordering::Release);
         write_layer_file(from, &layer)?;
         let path = self.layer_path(&layer.chain_id);
         match std::fs::rename(from, &path) {
@@ -301,6 +303,7 @@ impl Store {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => return Ok(()),
             Err(e) => return Err(ImageError::file("storing", &path)(e)),
         }
+        self.written.fetch_add(1, Ordering::AcqRel);
         self.add_layer(layer);
         Ok(())
     }
@@ -385,14 +388,14 @@ impl Store {
     /// Every layer and blob stored so far is on disk afterwards. One sync of the file system
     /// is far cheaper than one per unpacked file.
     pub(crate) fn sync(&self) -> ImageResult<()> {
-        if !self.unsynced.swap(false, Ordering::AcqRel) {
-            return Ok(());
+        let mut synced = lock(&self.synced);
+        let written = self.written.load(Ordering::Acquire);
+        if *synced < written {
+            let root = tree::open_root(&self.root)?;
+            rustix::fs::syncfs(&root).map_err(|e| ImageError::file("syncing", &self.root)(e.into()))?;
+            *synced = written;
         }
-        let root = tree::open_root(&self.root)?;
-        rustix::fs::syncfs(&root).map_err(|e| {
-            self.unsynced.store(true, Ordering::Release);
-            ImageError::file("syncing", &self.root)(e.into())
-        })
+        Ok(())
     }
 
     /// Writes `path` by way of `next`, so that it is there whole or not at all, also after a power cut.
