@@ -88,7 +88,9 @@ fn daemon(args: Vec<OsString>) -> Result<()> {
 
 fn cli(args: Vec<OsString>) -> ExitCode {
     let verb = args.get(1).map_or_else(|| "help".into(), |verb| verb.to_string_lossy().into_owned());
-    complain(&format!("skep: '{verb}' is not a skep command yet. Use skep daemon, and the docker command line with it."));
+    complain(&format!(
+        "skep: '{verb}' is not a skep command yet. Use skep daemon, and the docker command line with it."
+    ));
     ExitCode::FAILURE
 }
 

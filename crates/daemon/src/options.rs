@@ -2,8 +2,8 @@
 //! configuration file, its shape, and whether skep does anything with it. The names are
 //! dockerd's, so that its unit files and `daemon.json` work here.
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The shape of an option's value.
@@ -67,9 +67,13 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("data-root", Shape::Text, "Root directory of persistent state (default /var/lib/skep)"),
     full("exec-root", Shape::Text, "Root directory of run-time state (default /run/skep)"),
     full("pidfile", Shape::Text, "Path of the PID file (default /run/skep/skep.pid)").short('p'),
-    full("host", Shape::List, "Socket to serve: unix://PATH or tcp://ADDRESS:PORT (default unix:///run/skep/skep.sock)")
-        .keyed("hosts")
-        .short('H'),
+    full(
+        "host",
+        Shape::List,
+        "Socket to serve: unix://PATH or tcp://ADDRESS:PORT (default unix:///run/skep/skep.sock)",
+    )
+    .keyed("hosts")
+    .short('H'),
     full("group", Shape::Text, "Group that owns the unix socket (default docker, if there)").short('G'),
     full("debug", Shape::Flag, "Debug logging").short('D'),
     full("log-level", Shape::Text, "debug, info, warn, error or fatal (default info)").short('l'),
@@ -211,7 +215,8 @@ pub(crate) fn from_json(text: &str) -> Result<Values, String> {
     let mut values = Values::new();
     for option in OPTIONS {
         if let Some(value) = object.get(option.file_key()) {
-            let texts = texts(value, option.shape).ok_or_else(|| format!("{}: wrong kind of value", option.file_key()))?;
+            let texts =
+                texts(value, option.shape).ok_or_else(|| format!("{}: wrong kind of value", option.file_key()))?;
             values.insert(option.name, texts);
         }
     }

@@ -136,10 +136,12 @@ impl Manager {
     /// Resolves when a part of the manager has died; it is of no use then and should be shut down.
     pub async fn failed(&self) -> Error {
         let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(error) => error.clone().unwrap_or_else(|| Error::internal("the manager has failed")),
+        // Ends the borrow before the next await, so that a task may wait here.
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(error) => error,
             // The supervisor ended without a failure: the manager was shut down.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
