@@ -15,6 +15,8 @@ mod netd_attach;
 mod netd_process;
 mod options;
 mod role;
+#[cfg(test)]
+mod swarm_tests;
 mod wire;
 
 use anyhow::{Context, Result};
