@@ -107,6 +107,8 @@ impl Manager {
         let mut loops = JoinSet::new();
         loops.spawn(leader::run(replicator.clone(), stop.clone()));
         loops.spawn(dispatcher_loop.run());
+        let (clock, clock_stop) = (replicator.clone(), stop.clone());
+        loops.spawn(async move { clock.tend_clock(&clock_stop).await });
         loops.spawn(server::run(listener, identity.clone(), services, stop.clone()));
         let (failed, failure) = watch::channel(None);
         let supervisor = tokio::spawn(supervise(loops, replicator.clone(), stop.clone(), failed));

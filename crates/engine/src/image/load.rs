@@ -44,10 +44,9 @@ pub(crate) fn load(
         loaded.extend(work.image(image)?);
         Ok(())
     });
-    let blobs: Vec<Digest> = archive.files.values().filter_map(Stored::digest).cloned().collect();
     drop(work);
     // Images loaded so far stay; layers and blobs of an image that failed do not.
-    store.collect(&blobs)?;
+    store.collect()?;
     outcome.map(|()| loaded)
 }
 
@@ -61,15 +60,6 @@ struct Archive {
 enum Stored {
     File { path: PathBuf, digest: Digest },
     Link(PathBuf),
-}
-
-impl Stored {
-    fn digest(&self) -> Option<&Digest> {
-        match self {
-            Self::File { digest, .. } => Some(digest),
-            Self::Link(_) => None,
-        }
-    }
 }
 
 /// One image of an archive, in whichever format it was.
@@ -295,7 +285,8 @@ impl Work<'_> {
         } else {
             self.pins.push(self.store.pin(digest));
             self.keep_compressed(path, digest)?;
-            self.pins.push(self.store.add_blob_layer(digest, parent, diff_id)?.1);
+            let file = File::open(path).map_err(ImageError::file("opening", path))?;
+            self.pins.push(self.store.add_blob_layer(file, digest, total, parent, diff_id)?.1);
         }
         self.tell(loading(diff_id, total, total))
     }

@@ -51,8 +51,7 @@ pub(crate) fn remove(store: &Store, name: &str, force: bool, in_use: InUse<'_>) 
 
 /// Removes the content of images that are gone; says which layers went, topmost first.
 fn collect(store: &Store, gone: &[Arc<Image>]) -> ImageResult<Vec<Removed>> {
-    let configs: Vec<Digest> = gone.iter().map(|image| image.id.clone()).collect();
-    let removed: HashSet<Digest> = store.collect(&configs)?.into_iter().collect();
+    let removed: HashSet<Digest> = store.collect()?.into_iter().collect();
     let mut told = HashSet::new();
     let layers = gone.iter().flat_map(|image| image.chain.iter().rev());
     let layers = layers.filter(|chain_id| removed.contains(chain_id) && told.insert((*chain_id).clone()));

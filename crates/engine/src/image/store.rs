@@ -260,6 +260,47 @@ impl Store {
         })
     }
 
+    /// Adds images that each build on the one before, with as few disk flushes as possible. Blocking.
+    pub(crate) fn add_image_chain(
+        self: &Arc<Self>,
+        blobs: &[Vec<u8>],
+        parent: Option<Digest>,
+    ) -> ImageResult<Vec<Digest>> {
+        let configs =
+            blobs.iter().map(|blob| ImageConfig::parse(blob).map(Arc::new)).collect::<ImageResult<Vec<_>>>()?;
+        let ids: Vec<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
+        let _pins: Vec<Pin> = ids.iter().map(|id| self.pin(id)).collect();
+        for (blob, id) in blobs.iter().zip(&ids) {
+            self.put_blob_unlinked(blob, id)?;
+        }
+        let directory = self.root.join("blobs/sha256");
+        let synced = File::open(&directory).and_then(|directory| directory.sync_all());
+        synced.map_err(ImageError::file("syncing", &directory))?;
+        self.sync()?;
+        self.change(|index| {
+            let mut parent = parent;
+            for (config, id) in configs.into_iter().zip(&ids) {
+                let record = ImageRecord { parent: parent.replace(id.clone()), last_tag_time: Timestamp::NEVER };
+                index.add_image(id, config, record);
+            }
+            Ok::<_, ImageError>(())
+        })?;
+        Ok(ids)
+    }
+
+    /// A blob whose content is durable, but not yet its name.
+    fn put_blob_unlinked(&self, bytes: &[u8], digest: &Digest) -> ImageResult<()> {
+        let temporary = self.temporary();
+        let (next, path) = (temporary.path(), self.blob_path(digest));
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(next)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            std::fs::rename(next, &path)
+        };
+        write().map_err(ImageError::file("storing", &path))
+    }
+
     // --- blobs ---
 
     pub(crate) fn has_blob(&self, digest: &Digest) -> bool {
@@ -353,26 +394,25 @@ impl Store {
         fresh
     }
 
-    /// Removes the layers and the blobs of `candidates` that nothing refers to any more.
+    /// Removes the layers and blobs that nothing refers to and nobody pins.
     /// Returns the chain ids of removed layers. Blocking.
-    pub(crate) fn collect(&self, candidates: &[Digest]) -> ImageResult<Vec<Digest>> {
+    pub(crate) fn collect(&self) -> ImageResult<Vec<Digest>> {
         let mut removed = Vec::new();
         let mut waste = Vec::new();
         {
             let _changing = lock(&self.changing);
             let pins = lock(&self.pins);
             let mut next = (*self.index()).clone();
-            let layers = next.take_unused_layers(|chain_id| pins.contains_key(chain_id));
-            let used = next.used_blobs();
-            let blobs = layers.iter().filter_map(|layer| layer.blob.as_ref()).map(|blob| &blob.digest);
-            for digest in blobs.chain(candidates) {
-                if !used.contains(digest) && !pins.contains_key(digest) && self.has_blob(digest) {
-                    waste.push(self.move_away(&self.blob_path(digest))?);
-                }
-            }
-            for layer in &layers {
+            for layer in next.take_unused_layers(|chain_id| pins.contains_key(chain_id)) {
                 waste.push(self.move_away(&self.layer_path(&layer.chain_id))?);
                 removed.push(layer.chain_id.clone());
+            }
+            let kept: BTreeSet<PathBuf> =
+                next.used_blobs().iter().chain(pins.keys()).map(|digest| self.blob_path(digest)).collect();
+            for path in children(&self.root.join("blobs/sha256"))? {
+                if !kept.contains(&path) {
+                    waste.push(self.move_away(&path)?);
+                }
             }
             self.swap(next);
         }
