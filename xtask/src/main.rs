@@ -1,1 +1,91 @@
-fn main() {}
+//! The project's own commands, `cargo xtask <command>`: everything a newcomer or the
+//! build farm runs. Each installs what it needs, says what it does, and can be run again.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+
+mod bench;
+mod demo;
+mod images;
+mod lint;
+mod setup;
+mod sh;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "skep's own commands")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build skep, start it on a scratch data root and show a load-balanced service
+    Demo {
+        /// Remove every trace of an earlier demo
+        #[arg(long)]
+        down: bool,
+    },
+    /// Run all tests
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Run only the tests with stock clients against a running daemon
+    Clients {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Check formatting, lints, licences and the rules of the tree; writes nothing
+    Lint,
+    /// Everything the build farm checks: lint, then test; writes nothing
+    Verify,
+    /// Repair what can be repaired without a person: formatting and simple lints
+    Fix,
+    /// Run the seeded simulation of the control plane
+    Sim {
+        /// Number of seeds
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+    },
+    /// Measure skep, and Docker beside it when dockerd is present
+    Bench {
+        /// Scenarios to run; all when none is named
+        scenarios: Vec<String>,
+        /// Write the table into docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
+    /// Install the packages that building and testing need
+    Setup,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo { down: true } => demo::down(),
+        Command::Demo { down: false } => demo::up(),
+        Command::Test { filter } => test::run(filter.as_deref()),
+        Command::Clients { filter } => test::clients(filter.as_deref()),
+        Command::Lint => lint::run(),
+        Command::Verify => lint::run().and_then(|()| test::run(None)),
+        Command::Fix => lint::fix(),
+        Command::Sim { seeds } => test::simulation(seeds),
+        Command::Bench { scenarios, write } => bench::run(&scenarios, write),
+        Command::Setup => setup::packages(),
+    }
+}

@@ -12,5 +12,8 @@ pub mod ids;
 pub mod plan;
 pub mod store;
 
+#[cfg(test)]
+mod testing;
+
 pub use command::{Command, Object, Write};
 pub use store::Store;

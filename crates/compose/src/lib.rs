@@ -1,1 +1,1 @@
-//! skep-compose
+//! Compose files: not part of this version yet.

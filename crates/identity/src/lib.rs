@@ -1,1 +1,25 @@
-//! skep-identity
+//! Who am I, whom do I trust: the swarm's certificate authority, node certificates and
+//! their renewal, join tokens, the files that hold them, and the TLS both sides speak.
+//!
+//! Owns no task and no channel but the change signal of [`Identity`]. Knows nothing of
+//! Raft, gRPC services or the store. Never logs a key or a token.
+
+mod authority;
+mod csr;
+mod error;
+mod identity;
+mod peer;
+mod renew;
+mod store;
+mod tls;
+mod token;
+
+pub use authority::{CertificateAuthority, NODE_CERT_VALIDITY_DEFAULT, NODE_CERT_VALIDITY_MIN, NodeSubject};
+pub use csr::CertificateRequest;
+pub use error::IdentityError;
+pub use identity::Identity;
+pub use peer::{Peer, Validity, certificate_validity};
+pub use renew::{renew_at, renew_in};
+pub use store::{CertStore, StoredIdentity};
+pub use tls::{SERVER_NAME, connect_for_join};
+pub use token::{JoinToken, RootDigest};

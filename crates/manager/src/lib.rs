@@ -1,6 +1,24 @@
 //! The body around `skep_cluster`: replicates its commands through Raft, runs its
 //! planners on the leader, hands out assignments, signs certificates.
+//!
+//! Spawns per manager: openraft's core, the flush thread of the log, the leader loop, the
+//! dispatcher loop, the listener, and a task per open agent stream. A loop that dies ends
+//! the manager ([`Manager::failed`]). Only [`raft`] proposes; only committed commands
+//! change the store. Never touches containers or the network of this node.
 
+mod access;
+mod ca;
+mod config;
 pub mod control;
+mod dispatch;
+mod edit;
+mod ids;
+mod leader;
+mod manager;
+mod raft;
+mod server;
+mod store_handle;
 
-pub use control::Control;
+pub use config::{ManagerConfig, SwarmInit};
+pub use control::{Control, JoinTokens, RotateFlags};
+pub use manager::Manager;

@@ -161,7 +161,7 @@ pub struct Service {
     pub id: ServiceId,
     pub meta: Meta,
     pub spec: ServiceSpec,
-    /// Store version at which `spec.task` last changed; tasks carry it.
+    /// Store version at which `spec.task` or `spec.endpoint` last changed; tasks carry it.
     pub spec_version: u64,
     pub previous_spec: Option<Box<ServiceSpec>>,
     pub endpoint: ServiceEndpoint,

@@ -8,8 +8,9 @@
 //!
 //! # Start
 //! The engine writes [`ShimConfig`] and an OCI bundle into a run directory, and starts
-//! `skep shim <run directory>` in a session of its own with one end of a socket pair as
-//! descriptor 3. Over it, one JSON value a line:
+//! `skep shim <run directory>` with one end of a socket pair as its standard input (a
+//! descriptor that can be passed without a fork hook in the parent). The shim makes a
+//! session of its own. Over the socket pair, one JSON value a line:
 //!
 //! 1. shim: [`StartReport::Ready`] with its pid, once the namespaces exist, the root is
 //!    mounted and `shim.sock` listens. Nothing of the container runs yet.
@@ -42,6 +43,7 @@
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Which process the shim is to start.
@@ -75,6 +77,16 @@ pub struct ShimConfig {
     pub rootfs: Option<OverlayMount>,
     /// Make a network namespace; otherwise the OCI spec names one, or the host's is used.
     pub new_network_namespace: bool,
+    /// PID 1 is a minimal init that runs the process as its child, forwards signals and reaps.
+    #[serde(default)]
+    pub init: bool,
+    /// The container has no process namespace of its own: when its process ends, what is
+    /// left in its cgroup is killed.
+    #[serde(default)]
+    pub shared_process_namespace: bool,
+    /// `net.*` settings for the new network namespace, applied once it is attached.
+    #[serde(default)]
+    pub network_sysctls: BTreeMap<String, String>,
 }
 
 /// An overlayfs mount.

@@ -97,8 +97,11 @@ pub struct TaskContainerStatus {
 #[serde(default)]
 pub struct TaskAttachment {
     pub network: NetworkId,
+    /// Empty for a network that every node has by itself (`host`, `bridge`).
     pub addresses: Vec<IpNet>,
     pub aliases: Vec<String>,
+    /// How users call it: the only name under which a node finds a network of its own.
+    pub network_name: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -124,6 +127,9 @@ pub struct Task {
     pub start_not_before: Timestamp,
     /// The task this one replaces, awaited before it starts.
     pub replaces: Option<TaskId>,
+    /// Raft index of its creation: the order of a slot's tasks, whatever leaders' clocks
+    /// say. Set by the store.
+    pub created_index: u64,
     /// When the store first saw it RUNNING. Set by the store, so on the leader's clock.
     pub running_at: Timestamp,
     /// When the store first saw it ended. Set by the store.

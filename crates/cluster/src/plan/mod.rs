@@ -2,30 +2,115 @@
 //! changed beyond the dirty keys, are idempotent and reach a fixed point: after their
 //! writes are applied, planning again writes nothing.
 
+mod allocate;
+mod constraint;
+mod draft;
+mod enforce;
+mod global;
+mod reap;
+mod replicated;
+mod restart;
+mod schedule;
+mod scope;
+mod slots;
+mod update;
+
+pub(crate) use allocate::{VNI_MIN, first_host, is_overlay, overlaps};
+pub(crate) use constraint::parse as parse_constraints;
+
 use crate::command::{Key, Write};
 use crate::ids::IdSource;
 use crate::store::Store;
+use draft::Draft;
+use scope::Scope;
 use skep_model::Timestamp;
+use skep_model::service::{Service, ServiceMode};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Rounds within one call. A service goes from nothing to assigned in one and is checked
+/// in a second; more are left to the next call, so that a planner's mistake costs
+/// writes, which are seen, and not an endless loop, which is not.
+const ROUNDS_MAX: usize = 8;
 
 /// What one planning round decided.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
     /// To be proposed as one independent command (split at `WRITES_PER_COMMAND_MAX`).
     pub writes: Vec<Write>,
-    /// Plan again then, even if nothing changes (restart delays, heartbeats, update windows).
+    /// Plan again then, even if nothing changes (restart delays, update windows). It
+    /// speaks for what this call looked at: the caller keeps the earliest of all calls
+    /// until it has passed, and then plans with an empty dirty set.
     pub wake_at: Option<Timestamp>,
     /// What was done and what is waited for, a line each, for logs and `service why`.
     pub report: Vec<String>,
 }
 
 /// Runs every planner in its fixed order over one snapshot plus the writes so far:
-/// node liveness is the dispatcher's fact; replicated, global, restart, allocate,
-/// schedule, enforce, reap.
+/// node liveness is the dispatcher's fact; networks, enforce, restart, replicated, global,
+/// update, allocate, schedule, reap.
 ///
 /// `dirty` limits the work to what depends on those keys; an empty set means all (a new
-/// leader's first round).
+/// leader's first round, and whenever `wake_at` has come).
 pub fn plan(store: &Store, dirty: &BTreeSet<Key>, now: Timestamp, ids: &mut dyn IdSource) -> Plan {
-    let _ = (store, dirty, now, ids);
-    todo!()
+    if store.cluster().is_none() {
+        return Plan::default();
+    }
+    let mut draft = Draft::new(store, now, ids);
+    let mut scope = Scope::of(store, dirty);
+    for _ in 0..ROUNDS_MAX {
+        let before = draft.begin_round();
+        round(&mut draft, &mut scope);
+        if draft.changes() == before {
+            break;
+        }
+    }
+    draft.finish()
 }
+
+fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
+    allocate::networks(draft);
+    enforce::run(draft, &scope.nodes);
+    for id in scope.services.clone() {
+        match draft.store.service(&id).cloned().filter(|service| !service.pending_delete) {
+            None => reap::withdraw(draft, &id),
+            Some(service) if !scope.rolled_back.contains(&id) => orchestrate(draft, scope, &service),
+            Some(_) => {}
+        }
+    }
+    scope.include_waiting(&draft.store);
+    allocate::services(draft, &scope.services);
+    allocate::tasks(draft);
+    schedule::run(draft);
+    for id in &scope.services {
+        reap::service(draft, id);
+    }
+    scope.balancers.append(&mut draft.touched_nodes);
+    allocate::nodes(draft, &scope.balancers);
+    reap::networks(draft);
+}
+
+fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>) {
+    restart::run(draft, service);
+    let Some(service) = draft.store.service(service.id.as_str()).cloned() else { return };
+    match service.spec.mode {
+        ServiceMode::Replicated { replicas } => replicated::run(draft, &service, replicas),
+        ServiceMode::Global => global::run(draft, &service),
+        // Refused when they are created; a later version's may be read here.
+        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => {
+            draft.waiting(|| format!("service {}: jobs are not supported yet", service.spec.name));
+            return;
+        }
+    }
+    update::run(draft, &service);
+    let after = draft.store.service(service.id.as_str());
+    if after.is_some_and(|after| after.spec != service.spec) {
+        // Only the store knows the new spec's version: the next plan goes on.
+        scope.rolled_back.insert(service.id.0.clone());
+        return;
+    }
+    restart::release(draft, &service);
+}
+
+#[cfg(test)]
+mod tests;

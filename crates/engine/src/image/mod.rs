@@ -4,13 +4,40 @@
 //! layers as pulled), `layers/<chain id>/diff` (unpacked, shared by images, read-only),
 //! `tmp/` (never referenced, emptied at start), `repositories.json`.
 
+pub(crate) mod compress;
+mod config;
+mod create;
+mod digest;
+mod error;
+mod history;
+mod index;
+mod layer;
+mod load;
+mod manifest;
+mod meter;
+pub(crate) mod pack;
+mod registry;
+mod remove;
+mod save;
+mod store;
+pub(crate) mod tree;
+pub(crate) mod unpack;
+pub(crate) mod whiteout;
+
 use crate::config::EngineConfig;
 use crate::progress::ProgressSender;
+pub(crate) use error::{ImageError, ImageResult};
+pub(crate) use pack::is_opaque;
+use registry::Registries;
 use skep_model::container::ContainerConfig;
-use skep_model::image::{HistoryEntry, ImageInfo};
-use skep_model::{Result, Timestamp};
+use skep_model::image::{HistoryEntry, ImageInfo, Reference};
+use skep_model::{Error, Result, Timestamp};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use store::Store;
+pub(crate) use store::Temporary;
 use tokio::io::AsyncRead;
+use tokio_util::io::SyncIoBridge;
 
 /// Credentials for one registry.
 #[derive(Clone, Default)]
@@ -57,37 +84,65 @@ pub struct NewImage {
 
 /// The image store. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ImageStore {}
+pub struct ImageStore {
+    store: Arc<Store>,
+    registries: Arc<Registries>,
+}
 
 impl ImageStore {
     /// Opens or makes the store; drops half-made blobs and layers.
     pub async fn open(config: &EngineConfig) -> Result<Self> {
-        let _ = config;
-        todo!()
+        let root = config.data_root.join("image");
+        let store = blocking(move || Store::open(root)).await?;
+        let registries =
+            Registries { insecure: config.insecure_registries.clone(), mirrors: config.registry_mirrors.clone() };
+        Ok(Self { store: Arc::new(store), registries: Arc::new(registries) })
+    }
+
+    /// A name in `tmp/`, to be made a file or directory; removed with the handle.
+    pub(crate) fn temporary(&self) -> Temporary {
+        self.store.temporary()
+    }
+
+    /// Where the store lives.
+    pub(crate) fn root(&self) -> &Path {
+        self.store.root()
     }
 
     /// By reference, id, `sha256:id` or unique id prefix. `No such image: x` otherwise.
     pub fn resolve(&self, name: &str) -> Result<ImageInfo> {
-        let _ = name;
-        todo!()
+        let index = self.store.index();
+        index.find(name).map(|image| index.info(image))
     }
 
+    /// All images, newest first.
     pub fn list(&self) -> Vec<ImageInfo> {
-        todo!()
+        let index = self.store.index();
+        let mut images: Vec<ImageInfo> = index.images().map(|image| index.info(image)).collect();
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        images
     }
 
+    /// Newest entry first.
     pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        let _ = name;
-        todo!()
+        let index = self.store.index();
+        index.find(name).map(|image| history::history(&index, image))
     }
 
     /// Unpacked layer directories, topmost first: overlayfs's `lowerdir` order.
     pub fn layer_dirs(&self, image_id: &str) -> Result<Vec<PathBuf>> {
-        let _ = image_id;
-        todo!()
+        let index = self.store.index();
+        let image = index.find(image_id)?;
+        if image.chain.is_empty() {
+            return Ok(vec![self.store.empty_path()]);
+        }
+        Ok(image.chain.iter().rev().map(|chain_id| self.store.diff_path(chain_id)).collect())
     }
 
-    /// Pulls and returns the image. `all_tags` pulls every tag of the repository.
+    /// Pulls and returns the image. Neither tag nor digest means `latest`.
+    ///
+    /// # Errors
+    /// `manifest for x not found: ...` and `pull access denied for x, ...` are not-found errors.
     pub async fn pull(
         &self,
         reference: &str,
@@ -95,19 +150,22 @@ impl ImageStore {
         auth: Option<RegistryAuth>,
         progress: ProgressSender,
     ) -> Result<ImageInfo> {
-        let _ = (reference, platform, auth, progress);
-        todo!()
+        let reference = Reference::parse(reference)?.with_default_tag();
+        let (store, registries) = (&self.store, &self.registries);
+        let id = registry::pull(store, registries, &reference, platform, auth.as_ref(), &progress, now()).await?;
+        self.resolve(&id.to_string())
     }
 
+    /// Pushes a tag; layers made here are compressed first, once.
     pub async fn push(&self, reference: &str, auth: Option<RegistryAuth>, progress: ProgressSender) -> Result<()> {
-        let _ = (reference, auth, progress);
-        todo!()
+        let reference = Reference::parse(reference)?.with_default_tag();
+        registry::push(&self.store, &self.registries, &reference, auth.as_ref(), &progress, now()).await
     }
 
     /// Digest and platforms (os, architecture) of a remote reference, without pulling.
     pub async fn remote_digest(&self, reference: &str, auth: Option<RegistryAuth>) -> Result<RemoteDescriptor> {
-        let _ = (reference, auth);
-        todo!()
+        let reference = Reference::parse(reference)?.with_default_tag();
+        registry::remote_digest(&self.registries, &reference, auth.as_ref()).await
     }
 
     /// `docker import`: a root filesystem tar becomes a one-layer image. Returns its id.
@@ -119,53 +177,93 @@ impl ImageStore {
         config: ContainerConfig,
         created: Timestamp,
     ) -> Result<String> {
-        let _ = (tar, reference, message, config, created);
-        todo!()
+        let name = reference.map(create::tag_name).transpose()?;
+        let store = Arc::clone(&self.store);
+        let reader = SyncIoBridge::new(tar);
+        let message = message.to_owned();
+        blocking(move || create::import(&store, reader, name, message, &config, created, now())).await
     }
 
-    /// `docker load`: a docker archive or an OCI layout.
+    /// `docker load`: a docker archive or an OCI layout. Reports Docker's `Loaded image: x`
+    /// lines itself; gives the names, or ids of images without one.
     pub async fn load(
         &self,
         tar: impl AsyncRead + Send + Unpin + 'static,
         progress: ProgressSender,
     ) -> Result<Vec<String>> {
-        let _ = (tar, progress);
-        todo!()
+        let store = Arc::clone(&self.store);
+        let reader = SyncIoBridge::new(tar);
+        blocking(move || load::load(&store, reader, &progress, now())).await
     }
 
     /// `docker save`: an archive that is both a docker archive and an OCI layout.
+    /// A failure on the way is an error of the reading.
     pub async fn save(&self, names: &[String]) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
-        let _ = names;
-        todo!()
+        let plan = save::plan(&self.store, names)?;
+        Ok(save::stream(Arc::clone(&self.store), plan))
     }
 
+    /// Gives an image one more name, taking the name from another image if need be. Blocking, shortly.
     pub fn tag(&self, name: &str, target: &str) -> Result<()> {
-        let _ = (name, target);
-        todo!()
+        let target = create::tag_name(target)?;
+        self.store.change(|index| {
+            let id = index.find(name)?.id.clone();
+            index.set_reference(target, &id, now());
+            Ok(())
+        })
     }
 
-    /// `in_use` answers which containers (id, running) use an image id.
+    /// `in_use` answers which containers (id, running) use an image id. Blocking: removes files.
     pub fn remove(
         &self,
         name: &str,
         force: bool,
         in_use: &dyn Fn(&str) -> Vec<(String, bool)>,
     ) -> Result<Vec<Removed>> {
-        let _ = (name, force, in_use);
-        todo!()
+        remove::remove(&self.store, name, force, in_use)
     }
 
     /// Stores a directory's content (an overlay upper directory, whiteouts included) as a layer.
     pub async fn commit_dir(&self, parent_image: Option<&str>, upper: &Path) -> Result<NewLayer> {
-        let _ = (parent_image, upper);
-        todo!()
+        let store = Arc::clone(&self.store);
+        let parent = match parent_image {
+            Some(name) => store.index().find(name)?.chain.last().cloned(),
+            None => None,
+        };
+        let upper = upper.to_owned();
+        blocking(move || {
+            let (layer, _pin) = store.add_directory(&upper, parent.as_ref())?;
+            // Until `commit_image`, which lets go of it, or the next start.
+            store.hold(&layer.chain_id);
+            Ok(NewLayer { diff_id: layer.diff_id.to_string(), size: layer.size })
+        })
+        .await
     }
 
     /// Makes an image of a parent and a change. Returns its id (`sha256:...`).
     pub async fn commit_image(&self, image: NewImage) -> Result<String> {
-        let _ = image;
-        todo!()
+        let store = Arc::clone(&self.store);
+        blocking(move || create::commit(&store, &image)).await
     }
+
+    /// Makes images of changes to the config alone, each on top of the one before and the
+    /// first on its own parent. All or none. Returns their ids in order.
+    pub async fn commit_chain(&self, images: Vec<NewImage>) -> Result<Vec<String>> {
+        let store = Arc::clone(&self.store);
+        blocking(move || create::commit_chain(&store, &images)).await
+    }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ImageResult<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Error::from),
+        Err(e) => Err(Error::internal(format!("the image store's work was stopped: {e}"))),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_chrono(chrono::Utc::now())
 }
 
 /// What a registry says of a reference.

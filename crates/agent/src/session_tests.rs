@@ -1,0 +1,192 @@
+use super::*;
+use crate::testing::{FakeExecutor, message, task, updated};
+use crate::{Agent, AgentConfig};
+use skep_model::task::{TaskState, TaskStatus};
+use skep_proto::dispatcher::assignments_message::Kind;
+use skep_proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
+use skep_proto::dispatcher::{HeartbeatResponse, Manager, UpdateTaskStatusRequest, UpdateTaskStatusResponse};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response};
+
+/// A manager that assigns one task and remembers what it is told.
+#[derive(Clone)]
+struct FakeManager {
+    state: Arc<Mutex<FakeState>>,
+    reported: watch::Sender<Vec<(String, TaskState)>>,
+    /// Ends every session when it changes.
+    break_sessions: watch::Sender<u32>,
+}
+
+#[derive(Default)]
+struct FakeState {
+    sessions: u32,
+    heartbeats: u32,
+    open: Vec<mpsc::Sender<Result<SessionMessage, Status>>>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Dispatcher for FakeManager {
+    type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
+    type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+
+    async fn session(&self, _: Request<SessionRequest>) -> Answer<Self::SessionStream> {
+        let (sender, receiver) = mpsc::channel(4);
+        let session = {
+            let mut state = self.state.lock().unwrap();
+            state.sessions += 1;
+            state.open.push(sender.clone());
+            state.sessions
+        };
+        let managers = vec![Manager { node_id: "m1".into(), address: "manager:2377".into(), weight: 1 }];
+        let first = SessionMessage {
+            session_id: session.to_string(),
+            node: codec::encode(&Node { id: "n1".into(), ..Node::default() }),
+            managers,
+            root_ca_pem: String::new(),
+            heartbeat_period_ms: 20,
+        };
+        sender.send(Ok(first)).await.unwrap();
+        let mut broken = self.break_sessions.subscribe();
+        tokio::spawn(async move {
+            let _ = broken.changed().await;
+            let _ = sender.send(Err(Status::unavailable("leader changed"))).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
+        self.state.lock().unwrap().heartbeats += 1;
+        Ok(Response::new(HeartbeatResponse { period_ms: 20 }))
+    }
+
+    async fn update_task_status(&self, request: Request<UpdateTaskStatusRequest>) -> Answer<UpdateTaskStatusResponse> {
+        for update in request.into_inner().updates {
+            let status: TaskStatus = codec::decode(&update.status)?;
+            self.reported.send_modify(|reported| reported.push((update.task_id, status.state)));
+        }
+        Ok(Response::new(UpdateTaskStatusResponse {}))
+    }
+
+    async fn assignments(&self, _: Request<AssignmentsRequest>) -> Answer<Self::AssignmentsStream> {
+        let (sender, receiver) = mpsc::channel(4);
+        let set = message(Kind::Complete, 0, 7, vec![updated(&task("t1", TaskState::Running))]);
+        sender.send(Ok(set)).await.unwrap();
+        // Kept open by a task that ends with the sessions.
+        let mut broken = self.break_sessions.subscribe();
+        tokio::spawn(async move {
+            let _ = broken.changed().await;
+            drop(sender);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+impl FakeManager {
+    async fn serve() -> (Self, SocketAddr) {
+        let manager =
+            Self { state: Arc::default(), reported: watch::Sender::default(), break_sessions: watch::Sender::new(0) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder().add_service(DispatcherServer::new(manager.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        (manager, address)
+    }
+
+    async fn hears(&self, id: &str, state: TaskState) {
+        let mut reported = self.reported.subscribe();
+        let heard = reported.wait_for(|all| all.iter().any(|(of, s)| of == id && *s == state));
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect("never reported").unwrap();
+    }
+}
+
+/// Reaches the fake whatever address it was told.
+struct FakeDial(SocketAddr);
+
+#[async_trait]
+impl Dial for FakeDial {
+    async fn dial(&self, _: &str) -> Result<Channel, Error> {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.0)).unwrap();
+        endpoint.connect().await.map_err(|e| Error::unavailable(e.to_string()))
+    }
+}
+
+async fn agent(directory: &std::path::Path, executor: Arc<FakeExecutor>, address: SocketAddr) -> Agent {
+    let config = AgentConfig {
+        state_dir: directory.to_owned(),
+        identity: test_identity(),
+        certificates: skep_identity::CertStore::new(directory.join("certificates")),
+        managers: vec![address.to_string()],
+        description: NodeDescription::default(),
+        data_path_address: String::new(),
+        executor,
+    };
+    Agent::start_with(&config, Arc::new(FakeDial(address))).await.unwrap()
+}
+
+fn test_identity() -> Identity {
+    use skep_identity::{CertificateAuthority, CertificateRequest, NodeSubject, StoredIdentity};
+    let now = skep_model::Timestamp::from_chrono(chrono::Utc::now());
+    let authority = CertificateAuthority::create(now).unwrap();
+    let request = CertificateRequest::create().unwrap();
+    let subject = NodeSubject { node_id: "n1".into(), role: skep_model::node::Role::Worker, cluster_id: "c1".into() };
+    let chain_pem = authority.sign(request.pem(), &subject, now, Duration::from_secs(7200)).unwrap();
+    let parts = StoredIdentity {
+        root_pem: authority.cert_pem().to_owned(),
+        chain_pem,
+        key_pem: request.key_pem().to_owned().into(),
+    };
+    Identity::new(&parts).unwrap()
+}
+
+#[tokio::test]
+async fn runs_what_is_assigned_and_reports_it() {
+    let (manager, address) = FakeManager::serve().await;
+    let directory = tempfile::tempdir().unwrap();
+    let executor = Arc::new(FakeExecutor::default());
+    let agent = agent(directory.path(), executor.clone(), address).await;
+    manager.hears("t1", TaskState::Running).await;
+    let view = agent.view();
+    assert!(view.connected);
+    assert_eq!(view.node.unwrap().id.as_str(), "n1");
+    assert_eq!(view.managers, [("m1".into(), "manager:2377".to_owned())]);
+    let beaten = || manager.state.lock().unwrap().heartbeats > 1;
+    while !beaten() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    agent.shutdown().await;
+    assert_eq!(executor.log(), ["prepare t1", "start t1"], "containers outlive the agent");
+}
+
+#[tokio::test]
+async fn comes_back_after_a_lost_session_and_tells_what_was_missed() {
+    let (manager, address) = FakeManager::serve().await;
+    let directory = tempfile::tempdir().unwrap();
+    let executor = Arc::new(FakeExecutor::default());
+    let agent = agent(directory.path(), executor.clone(), address).await;
+    manager.hears("t1", TaskState::Running).await;
+    manager.break_sessions.send_modify(|count| *count += 1);
+    let mut view = agent.watch();
+    view.wait_for(|view| !view.connected).await.unwrap();
+    executor.exit("t1", 1);
+    manager.hears("t1", TaskState::Failed).await;
+    assert!(manager.state.lock().unwrap().sessions >= 2);
+    agent.shutdown().await;
+}
+
+#[tokio::test]
+async fn leaving_removes_tasks_networks_and_records() {
+    let (manager, address) = FakeManager::serve().await;
+    let directory = tempfile::tempdir().unwrap();
+    let executor = Arc::new(FakeExecutor::default());
+    let agent = agent(directory.path(), executor.clone(), address).await;
+    manager.hears("t1", TaskState::Running).await;
+    agent.leave().await.unwrap();
+    assert_eq!(executor.log()[2..], ["remove t1", "clear network"]);
+    let db = LocalDb::open(directory.path()).unwrap();
+    assert!(db.tasks().unwrap().is_empty());
+}

@@ -1,0 +1,244 @@
+//! Verbs on services.
+
+use super::service_progress::converge;
+use super::{for_each, inspect_kind, service_spec, service_update, task};
+use crate::client::{filters, query, segment};
+use crate::flags::ListFlags;
+use crate::flags::service::{Convergence, Create, Logs, Ps, Rollback, Scale, Service, Update};
+use crate::format::{Listing, text};
+use crate::{Client, Failure, Outcome, human, stream};
+use anyhow::anyhow;
+use chrono::Utc;
+use serde_json::{Value, json};
+
+pub(crate) async fn dispatch(client: &Client, verb: Service) -> Outcome {
+    match verb {
+        Service::Create(flags) => create(client, &flags).await,
+        Service::Inspect(flags) if flags.pretty => {
+            for name in &flags.names {
+                let service = client.get(&format!("/services/{}?insertDefaults=true", segment(name))).await?;
+                super::service_pretty::print(client, &service).await?;
+            }
+            Ok(())
+        }
+        Service::Inspect(flags) => {
+            inspect_kind(client, &flags.names, &flags.format, "/services/{}?insertDefaults=true").await
+        }
+        Service::Logs(flags) => logs(client, &flags).await,
+        Service::Ls(flags) => list(client, &flags).await,
+        Service::Ps(flags) => tasks(client, &flags).await,
+        Service::Rm(names) => {
+            for_each(&names.names, |name| async move {
+                client.delete(&format!("/services/{}", segment(name))).await?;
+                Ok(Some(name.to_owned()))
+            })
+            .await
+        }
+        Service::Rollback(flags) => rollback(client, &flags).await,
+        Service::Scale(flags) => scale(client, &flags).await,
+        Service::Update(flags) => update(client, &flags).await,
+    }
+}
+
+async fn create(client: &Client, flags: &Create) -> Outcome {
+    let mut spec = service_spec::spec(flags)?;
+    for (kind, field, given) in [("secret", "Secrets", &flags.secret), ("config", "Configs", &flags.config)] {
+        let mut references = Vec::new();
+        for text in given {
+            references.push(service_spec::file_reference(client, text, kind).await?);
+        }
+        spec["TaskTemplate"]["ContainerSpec"][field] = references.into();
+    }
+    if !flags.no_resolve_image {
+        pin(client, &mut spec).await?;
+    }
+    let answer = client.post("/services/create", spec).await?;
+    warn(&answer);
+    let id = text(&answer["ID"]);
+    println!("{id}");
+    wait(client, &id, &flags.convergence).await
+}
+
+/// Replaces the image's tag by the digest its registry knows, so that all nodes run the same.
+async fn pin(client: &Client, spec: &mut Value) -> Outcome {
+    let image = text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]);
+    if image.contains('@') {
+        return Ok(());
+    }
+    match client
+        .get(&format!("/distribution/{}/json", image.split('/').map(segment).collect::<Vec<_>>().join("/")))
+        .await
+    {
+        Ok(answer) => {
+            let digest = text(&answer["Descriptor"]["digest"]);
+            spec["TaskTemplate"]["ContainerSpec"]["Image"] =
+                format!("{}@{digest}", super::registry::with_tag(&image)).into();
+        }
+        Err(Failure::Api(_)) => eprintln!(
+            "image {} could not be accessed on a registry to record\nits digest. Each node will access {} independently,\npossibly leading to different nodes running different\nversions of the image.\n",
+            super::registry::with_tag(&image),
+            super::registry::with_tag(&image)
+        ),
+        Err(failure) => return Err(failure),
+    }
+    Ok(())
+}
+
+fn warn(answer: &Value) {
+    for warning in answer["Warnings"].as_array().into_iter().flatten() {
+        eprintln!("{}", text(warning));
+    }
+}
+
+async fn wait(client: &Client, id: &str, convergence: &Convergence) -> Outcome {
+    if convergence.detach { Ok(()) } else { converge(client, id, convergence.quiet).await }
+}
+
+async fn read(client: &Client, name: &str) -> Outcome<(String, String, Value)> {
+    let service = client.get(&format!("/services/{}", segment(name))).await?;
+    Ok((text(&service["ID"]), service["Version"]["Index"].to_string(), service["Spec"].clone()))
+}
+
+async fn update(client: &Client, flags: &Update) -> Outcome {
+    let (id, version, mut spec) = read(client, &flags.service).await?;
+    service_update::edit(client, &mut spec, flags).await?;
+    if flags.image.is_some() {
+        pin(client, &mut spec).await?;
+    }
+    let rollback = if flags.rollback { "previous" } else { "" };
+    let path = format!("/services/{id}/update{}", query(&[("version", &version), ("rollback", rollback)]));
+    warn(&client.post(&path, spec).await?);
+    println!("{}", flags.service);
+    wait(client, &id, &flags.convergence).await
+}
+
+async fn rollback(client: &Client, flags: &Rollback) -> Outcome {
+    let (id, version, spec) = read(client, &flags.service).await?;
+    let path = format!("/services/{id}/update{}", query(&[("version", &version), ("rollback", "previous")]));
+    warn(&client.post(&path, spec).await?);
+    println!("{}", flags.service);
+    wait(client, &id, &flags.convergence).await
+}
+
+async fn scale(client: &Client, flags: &Scale) -> Outcome {
+    let mut scaled = Vec::new();
+    for target in &flags.targets {
+        let (name, replicas) = target
+            .split_once('=')
+            .ok_or_else(|| anyhow!("invalid scale specifier '{target}'. See 'skep service scale --help'."))?;
+        let count: u64 = replicas
+            .parse()
+            .map_err(|_| anyhow!("{name}: invalid replicas value {replicas}: it must be a whole number"))?;
+        let (id, version, mut spec) = read(client, name).await?;
+        if spec["Mode"]["Replicated"].is_null() {
+            return Err(anyhow!("{name}: scale can only be used with replicated or replicated-job mode").into());
+        }
+        spec["Mode"]["Replicated"]["Replicas"] = count.into();
+        warn(&client.post(&format!("/services/{id}/update{}", query(&[("version", &version)])), spec).await?);
+        println!("{name} scaled to {count}");
+        scaled.push(id);
+    }
+    if !flags.detach {
+        for id in scaled {
+            converge(client, &id, false).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn list(client: &Client, flags: &ListFlags) -> Outcome {
+    let options = query(&[("status", "true"), ("filters", &filters(&flags.filter)?)]);
+    let answer = client.get(&format!("/services{options}")).await?;
+    let mut services: Vec<&Value> = answer.as_array().into_iter().flatten().collect();
+    services.sort_by(|a, b| task::natural(&text(&a["Spec"]["Name"]), &text(&b["Spec"]["Name"])));
+    let rows = services.into_iter().map(|service| row(service, flags.no_trunc)).collect();
+    let columns = [
+        ("ID", "ID"),
+        ("Name", "NAME"),
+        ("Mode", "MODE"),
+        ("Replicas", "REPLICAS"),
+        ("Image", "IMAGE"),
+        ("Ports", "PORTS"),
+    ];
+    Listing { columns: &columns, rows, id: "ID" }.print(&flags.format, flags.quiet)
+}
+
+fn row(service: &Value, whole: bool) -> Value {
+    let (spec, status) = (&service["Spec"], &service["ServiceStatus"]);
+    let mode = mode(&spec["Mode"]);
+    let mut replicas =
+        format!("{}/{}", status["RunningTasks"].as_u64().unwrap_or(0), status["DesiredTasks"].as_u64().unwrap_or(0));
+    if let Some(limit) = spec["TaskTemplate"]["Placement"]["MaxReplicas"].as_u64().filter(|n| *n > 0) {
+        replicas.push_str(&format!(" (max {limit} per node)"));
+    }
+    let image = text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]);
+    let image = image.split('@').next().unwrap_or_default();
+    let ports = service["Endpoint"]["Ports"].as_array().into_iter().flatten().filter(|p| p["PublishMode"] != "host");
+    let ports: Vec<String> =
+        ports.map(|p| format!("*:{}->{}/{}", p["PublishedPort"], p["TargetPort"], text(&p["Protocol"]))).collect();
+    let id = text(&service["ID"]);
+    json!({
+        "ID": if whole { id } else { human::short_id(&id) },
+        "Name": spec["Name"], "Mode": mode, "Replicas": replicas, "Image": image, "Ports": ports.join(", "),
+    })
+}
+
+pub(crate) fn mode(mode: &Value) -> &'static str {
+    match mode.as_object().and_then(|m| m.iter().find(|(_, value)| !value.is_null())).map(|(name, _)| name.as_str()) {
+        Some("Global") => "global",
+        Some("ReplicatedJob") => "replicated job",
+        Some("GlobalJob") => "global job",
+        _ => "replicated",
+    }
+}
+
+async fn tasks(client: &Client, flags: &Ps) -> Outcome {
+    let mut found = Vec::new();
+    for name in &flags.services {
+        let service = client.get(&format!("/services/{}", segment(name))).await?;
+        let mut given = flags.list.filter.clone();
+        given.push(format!("service={}", text(&service["ID"])));
+        let answer = client.get(&format!("/tasks{}", query(&[("filters", &filters(&given)?)]))).await?;
+        found.extend(answer.as_array().cloned().unwrap_or_default());
+    }
+    task::print(client, found, &flags.list, !flags.no_resolve).await
+}
+
+async fn logs(client: &Client, flags: &Logs) -> Outcome {
+    let one = |on: bool| if on { "1" } else { "" };
+    let options = query(&[
+        ("stdout", "1"),
+        ("stderr", "1"),
+        ("follow", one(flags.follow)),
+        ("timestamps", one(flags.timestamps)),
+        ("details", one(!flags.raw)),
+        ("tail", &flags.tail),
+        ("since", &super::system::point_in_time(&flags.since, Utc::now())?),
+    ]);
+    let name = segment(&flags.name);
+    let answer = match stream::get_stream(client, &format!("/services/{name}/logs{options}")).await {
+        Err(Failure::Api(error)) if error.status == 404 => {
+            stream::get_stream(client, &format!("/tasks/{name}/logs{options}")).await?
+        }
+        other => other?,
+    };
+    stream::copy_output(stream::body_reader(answer), true).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_shows_mode_replicas_and_ports() {
+        let service = json!({"ID": "0123456789abcdef", "Spec": {"Name": "web", "Mode": {"Replicated": {"Replicas": 3}},
+            "TaskTemplate": {"ContainerSpec": {"Image": "whoami:latest@sha256:1"}}}, "ServiceStatus": {"RunningTasks": 2, "DesiredTasks": 3},
+            "Endpoint": {"Ports": [{"PublishedPort": 8080, "TargetPort": 80, "Protocol": "tcp", "PublishMode": "ingress"}]}});
+        let row = row(&service, false);
+        assert_eq!(
+            (&row["Replicas"], &row["Ports"], &row["Image"]),
+            (&json!("2/3"), &json!("*:8080->80/tcp"), &json!("whoami:latest"))
+        );
+        assert_eq!(mode(&json!({"Global": {}})), "global");
+    }
+}

@@ -1,0 +1,12 @@
+//! Gives out what there is only one of: subnets, VXLAN identifiers, addresses, ports.
+//! What cannot be given yet leaves its waiter with the reason.
+
+mod addresses;
+mod networks;
+mod services;
+mod tasks;
+
+pub(crate) use addresses::{first_host, is_overlay, overlaps};
+pub(crate) use networks::{VNI_MIN, networks};
+pub(crate) use services::services;
+pub(crate) use tasks::{nodes, tasks};

@@ -1,0 +1,118 @@
+//! Addresses of tasks, and of every node's balancer on the networks its tasks use.
+
+use super::addresses::{is_overlay, next_free};
+use super::networks::is_allocated;
+use super::services::unallocated;
+use crate::plan::draft::Draft;
+use crate::store::Store;
+use ipnet::IpNet;
+use skep_model::id::NetworkId;
+use skep_model::node::NodeState;
+use skep_model::service::ServiceEndpoint;
+use skep_model::task::{Task, TaskAttachment, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A node without its address asks again, in case one was freed unnoticed.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// NEW becomes PENDING once a task has all its addresses.
+pub(crate) fn tasks(draft: &mut Draft<'_>) {
+    let new = |task: &&Arc<Task>| task.status.state == TaskState::New && task.is_wanted();
+    let waiting: Vec<Arc<Task>> = draft.store.tasks_unassigned().filter(new).cloned().collect();
+    // Many tasks of one service wait for the same reason: find it once.
+    let mut blocked: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for task in waiting {
+        let Some(service) = draft.store.service(task.service_id.as_str()).cloned() else { continue };
+        let reason = blocked.entry(service.id.0.clone()).or_insert_with(|| unallocated(&draft.store, &service)).clone();
+        let legs = reason.map_or_else(|| attachments(&draft.store, &task), Err);
+        match legs {
+            Ok(legs) => admit(draft, &task, legs, &service.endpoint),
+            Err(reason) => {
+                draft.waiting(|| format!("task {}: {reason}", task.id));
+                draft.edit_task(task.id.as_str(), |task| task.status.err = reason);
+            }
+        }
+    }
+}
+
+fn attachments(store: &Store, task: &Task) -> Result<Vec<TaskAttachment>, String> {
+    task.spec
+        .networks
+        .iter()
+        .map(|config| {
+            let network =
+                store.network(&config.target).ok_or_else(|| format!("network {} not found", config.target))?;
+            let addresses = match (is_overlay(network), is_allocated(network)) {
+                (false, _) => Vec::new(),
+                (true, false) => return Err(format!("network {} has no subnet yet", network.spec.name)),
+                (true, true) => vec![next_free(store, network)?],
+            };
+            Ok(TaskAttachment {
+                network: network.id.clone(),
+                addresses,
+                aliases: config.aliases.clone(),
+                network_name: network.spec.name.clone(),
+            })
+        })
+        .collect()
+}
+
+fn admit(draft: &mut Draft<'_>, task: &Task, legs: Vec<TaskAttachment>, endpoint: &ServiceEndpoint) {
+    for leg in &legs {
+        if let Some(address) = leg.addresses.first() {
+            draft.edit_network(leg.network.as_str(), |network| network.last_address = Some(address.addr()));
+        }
+    }
+    let now = draft.now;
+    draft.edit_task(task.id.as_str(), |task| {
+        task.attachments = legs;
+        task.endpoint = endpoint.clone();
+        task.status.state = TaskState::Pending;
+        task.status.timestamp = now;
+        task.status.message = "pending task scheduling".into();
+        task.status.err.clear();
+    });
+}
+
+/// Every node has one address on each overlay its tasks use, and on the mesh.
+pub(crate) fn nodes(draft: &mut Draft<'_>, ids: &BTreeSet<String>) {
+    for id in ids {
+        let Some(node) = draft.store.node(id).cloned() else { continue };
+        // What a node that is away believes is unknown: its addresses stay its own.
+        if node.status.state == NodeState::Down {
+            continue;
+        }
+        let wanted = networks_of_node(&draft.store, id);
+        let kept = node.attachments.iter().filter(|(network, _)| wanted.contains(*network));
+        let mut attachments: BTreeMap<NetworkId, IpNet> = kept.map(|(network, net)| (network.clone(), *net)).collect();
+        for network in wanted {
+            if attachments.contains_key(&network) {
+                continue;
+            }
+            let Some(object) = draft.store.network(network.as_str()).cloned() else { continue };
+            match next_free(&draft.store, &object) {
+                Ok(address) => {
+                    draft.edit_network(network.as_str(), |object| object.last_address = Some(address.addr()));
+                    attachments.insert(network, address);
+                }
+                Err(reason) => {
+                    draft.waiting(|| format!("node {id}: {reason}"));
+                    draft.wake(draft.now.plus(RETRY_AFTER));
+                }
+            }
+        }
+        draft.edit_node(id, |node| node.attachments = attachments);
+    }
+}
+
+fn networks_of_node(store: &Store, node: &str) -> BTreeSet<NetworkId> {
+    let tasks = store.tasks_of_node(node).filter(|task| !task.status.state.is_terminal());
+    let legs = tasks.flat_map(|task| task.attachments.iter().map(|leg| leg.network.clone()));
+    let mut networks: BTreeSet<NetworkId> = legs.collect();
+    networks.extend(store.ingress_network().map(|network| network.id.clone()));
+    let usable = |id: &NetworkId| store.network(id.as_str()).is_some_and(|n| is_overlay(n) && is_allocated(n));
+    networks.retain(usable);
+    networks
+}

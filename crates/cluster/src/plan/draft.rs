@@ -1,0 +1,175 @@
+//! A planner's working copy: the snapshot plus the writes so far, so that each planner
+//! sees what those before it decided.
+
+use super::Plan;
+use crate::command::{Key, Kind, Object, Write};
+use crate::ids::IdSource;
+use crate::store::Store;
+use skep_model::Timestamp;
+use skep_model::node::Node;
+use skep_model::service::{ClusterNetwork, Service};
+use skep_model::task::{Task, TaskState};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A report is for people; beyond this many lines nobody reads it.
+const REPORT_LINES_MAX: usize = 200;
+
+pub(crate) struct Draft<'a> {
+    base: &'a Store,
+    /// The snapshot with all decisions so far.
+    pub(crate) store: Store,
+    pub(crate) now: Timestamp,
+    ids: &'a mut dyn IdSource,
+    /// In the order of first touch.
+    touched: Vec<Key>,
+    known: BTreeSet<Key>,
+    /// Nodes whose tasks changed, so their balancer addresses may have to.
+    pub(crate) touched_nodes: BTreeSet<String>,
+    changes: usize,
+    wake_at: Option<Timestamp>,
+    done: Vec<String>,
+    waiting: Vec<String>,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(base: &'a Store, now: Timestamp, ids: &'a mut dyn IdSource) -> Self {
+        Self {
+            base,
+            store: base.clone(),
+            now,
+            ids,
+            touched: Vec::new(),
+            known: BTreeSet::new(),
+            touched_nodes: BTreeSet::new(),
+            changes: 0,
+            wake_at: None,
+            done: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Forgets what the last round waited for; the next one says it again if it still does.
+    pub(crate) fn begin_round(&mut self) -> usize {
+        self.wake_at = None;
+        self.waiting.clear();
+        self.changes
+    }
+
+    pub(crate) fn changes(&self) -> usize {
+        self.changes
+    }
+
+    pub(crate) fn fresh_id(&mut self) -> String {
+        self.ids.swarm_id()
+    }
+
+    pub(crate) fn put_task(&mut self, task: Task) {
+        if !task.node_id.is_empty() {
+            self.touched_nodes.insert(task.node_id.0.clone());
+        }
+        self.put(Object::Task(Box::new(task)));
+    }
+
+    /// Changes a task in place; nothing happens when it is gone or stays equal.
+    pub(crate) fn edit_task(&mut self, id: &str, edit: impl FnOnce(&mut Task)) {
+        let Some(before) = self.store.task(id).cloned() else { return };
+        let mut task = (*before).clone();
+        edit(&mut task);
+        if task != *before {
+            self.put_task(task);
+        }
+    }
+
+    /// Asks for a later stage; never for an earlier one.
+    pub(crate) fn desire(&mut self, id: &str, state: TaskState) {
+        self.edit_task(id, |task| task.desired_state = task.desired_state.max(state));
+    }
+
+    pub(crate) fn edit_service(&mut self, id: &str, edit: impl FnOnce(&mut Service)) {
+        let Some(before) = self.store.service(id).cloned() else { return };
+        let mut service = (*before).clone();
+        edit(&mut service);
+        if service != *before {
+            self.put(Object::Service(Box::new(service)));
+        }
+    }
+
+    pub(crate) fn edit_node(&mut self, id: &str, edit: impl FnOnce(&mut Node)) {
+        let Some(before) = self.store.node(id).cloned() else { return };
+        let mut node = (*before).clone();
+        edit(&mut node);
+        if node != *before {
+            self.put(Object::Node(Box::new(node)));
+        }
+    }
+
+    pub(crate) fn edit_network(&mut self, id: &str, edit: impl FnOnce(&mut ClusterNetwork)) {
+        let Some(before) = self.store.network(id).cloned() else { return };
+        let mut network = (*before).clone();
+        edit(&mut network);
+        if network != *before {
+            self.put(Object::Network(network));
+        }
+    }
+
+    pub(crate) fn remove_task(&mut self, task: &Arc<Task>) {
+        if !task.node_id.is_empty() {
+            self.touched_nodes.insert(task.node_id.0.clone());
+        }
+        self.remove(Key::new(Kind::Task, task.id.as_str()));
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) {
+        self.store.remove_unchecked(&key);
+        self.touch(key);
+    }
+
+    fn put(&mut self, object: Object) {
+        let key = object.key();
+        self.store.put_unchecked(object);
+        self.touch(key);
+    }
+
+    fn touch(&mut self, key: Key) {
+        self.changes += 1;
+        if self.known.insert(key.clone()) {
+            self.touched.push(key);
+        }
+    }
+
+    /// Plan again at `at`, whatever else happens.
+    pub(crate) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    pub(crate) fn done(&mut self, line: impl FnOnce() -> String) {
+        if self.done.len() < REPORT_LINES_MAX {
+            self.done.push(line());
+        }
+    }
+
+    pub(crate) fn waiting(&mut self, line: impl FnOnce() -> String) {
+        if self.waiting.len() < REPORT_LINES_MAX {
+            self.waiting.push(line());
+        }
+    }
+
+    /// The difference to the snapshot. What is freed comes before what may use it, and an
+    /// object that was made and dropped again in the same plan does not appear at all.
+    pub(crate) fn finish(mut self) -> Plan {
+        let (mut removes, mut changes, mut creates) = (Vec::new(), Vec::new(), Vec::new());
+        for key in std::mem::take(&mut self.touched) {
+            match (self.base.get(&key), self.store.get(&key)) {
+                (None, None) => {}
+                (Some(before), None) => removes.push(Write::Remove { key, expected: before.version() }),
+                (None, Some(after)) => creates.push(Write::put(after)),
+                (Some(before), Some(after)) if before == after => {}
+                (Some(_), Some(after)) => changes.push(Write::put(after)),
+            }
+        }
+        let writes = removes.into_iter().chain(changes).chain(creates).collect();
+        let report = self.done.into_iter().chain(self.waiting).collect();
+        Plan { writes, wake_at: self.wake_at, report }
+    }
+}

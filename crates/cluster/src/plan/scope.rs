@@ -1,0 +1,89 @@
+//! What a plan looks at, derived from the keys that changed.
+
+use crate::command::{Key, Kind};
+use crate::store::Store;
+use skep_model::service::{Service, ServiceMode};
+use std::collections::BTreeSet;
+
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    pub(super) services: BTreeSet<String>,
+    /// Nodes that changed: may their tasks stay?
+    pub(super) nodes: BTreeSet<String>,
+    /// Nodes whose tasks changed: which networks do they use?
+    pub(super) balancers: BTreeSet<String>,
+    /// Services whose spec this plan has put back; they wait for the next plan.
+    pub(super) rolled_back: BTreeSet<String>,
+}
+
+impl Scope {
+    pub(super) fn of(store: &Store, dirty: &BTreeSet<Key>) -> Self {
+        let mut scope = Self::default();
+        if dirty.is_empty() || dirty.iter().any(|key| key.kind == Kind::Cluster) {
+            scope.include_all(store);
+        } else {
+            dirty.iter().for_each(|key| scope.include(store, key));
+        }
+        scope.balancers.extend(scope.nodes.iter().cloned());
+        scope
+    }
+
+    /// Services and nodes, and the owners of tasks whose service or node is gone.
+    fn include_all(&mut self, store: &Store) {
+        self.services.extend(store.services().map(|service| service.id.0.clone()));
+        self.nodes.extend(store.nodes().map(|node| node.id.0.clone()));
+        for task in store.tasks() {
+            if !self.services.contains(task.service_id.as_str()) {
+                self.services.insert(task.service_id.0.clone());
+            }
+            if !task.node_id.is_empty() && !self.nodes.contains(task.node_id.as_str()) {
+                self.nodes.insert(task.node_id.0.clone());
+            }
+        }
+    }
+
+    fn include(&mut self, store: &Store, key: &Key) {
+        match key.kind {
+            Kind::Service => {
+                self.services.insert(key.id.clone());
+            }
+            Kind::Task => {
+                let Some(task) = store.task(&key.id) else { return };
+                self.services.insert(task.service_id.0.clone());
+                if !task.node_id.is_empty() {
+                    self.balancers.insert(task.node_id.0.clone());
+                }
+                // Its node may have been removed while the task was on its way there.
+                if store.node(task.node_id.as_str()).is_none() {
+                    self.nodes.insert(task.node_id.0.clone());
+                }
+            }
+            Kind::Node => {
+                self.nodes.insert(key.id.clone());
+                self.services.extend(store.tasks_of_node(&key.id).map(|task| task.service_id.0.clone()));
+                let global = store.services().filter(|service| matches!(service.spec.mode, ServiceMode::Global));
+                self.services.extend(global.map(|service| service.id.0.clone()));
+            }
+            Kind::Network => {
+                let uses = |service: &&std::sync::Arc<Service>| {
+                    service.spec.task.networks.iter().any(|network| network.target == key.id)
+                };
+                self.services.extend(store.services().filter(uses).map(|service| service.id.0.clone()));
+                let ingress = store.ingress_network().is_some_and(|network| network.id.as_str() == key.id);
+                if ingress {
+                    self.nodes.extend(store.nodes().map(|node| node.id.0.clone()));
+                }
+            }
+            Kind::Cluster | Kind::Secret | Kind::Config => {}
+        }
+    }
+
+    /// Whoever waits for addresses, ports or a node may be served by what became free.
+    pub(super) fn include_waiting(&mut self, store: &Store) {
+        for task in store.tasks_unassigned() {
+            if !self.services.contains(task.service_id.as_str()) {
+                self.services.insert(task.service_id.0.clone());
+            }
+        }
+    }
+}

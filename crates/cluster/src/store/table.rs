@@ -1,0 +1,115 @@
+//! A map from id to object that is cheap to clone and cheap to change after a clone.
+//!
+//! Ids are random, so their first two characters split a table evenly into a few
+//! hundred small buckets. A write after a clone copies one bucket, not the table:
+//! with 10,000 tasks that is about twenty entries instead of ten thousand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+type Prefix = [u8; 2];
+type Bucket<T> = BTreeMap<String, Arc<T>>;
+
+/// Objects by id, iterated in the order of ids.
+#[derive(Debug)]
+pub(super) struct Table<T> {
+    buckets: Arc<BTreeMap<Prefix, Arc<Bucket<T>>>>,
+    len: usize,
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self { buckets: Arc::clone(&self.buckets), len: self.len }
+    }
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { buckets: Arc::default(), len: 0 }
+    }
+}
+
+impl<T: PartialEq> PartialEq for Table<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.buckets == other.buckets
+    }
+}
+
+impl<T> Table<T> {
+    pub(super) fn get(&self, id: &str) -> Option<&Arc<T>> {
+        self.buckets.get(&prefix(id))?.get(id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.buckets.values().flat_map(|bucket| bucket.values())
+    }
+
+    pub(super) fn insert(&mut self, id: String, object: Arc<T>) {
+        let buckets = Arc::make_mut(&mut self.buckets);
+        let bucket = Arc::make_mut(buckets.entry(prefix(&id)).or_default());
+        if bucket.insert(id, object).is_none() {
+            self.len += 1;
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: &str) {
+        let buckets = Arc::make_mut(&mut self.buckets);
+        let Some(bucket) = buckets.get_mut(&prefix(id)) else { return };
+        if !bucket.contains_key(id) {
+            return;
+        }
+        Arc::make_mut(bucket).remove(id);
+        if bucket.is_empty() {
+            buckets.remove(&prefix(id));
+        }
+        self.len -= 1;
+    }
+}
+
+impl<T> FromIterator<(String, Arc<T>)> for Table<T> {
+    fn from_iter<I: IntoIterator<Item = (String, Arc<T>)>>(objects: I) -> Self {
+        let mut table = Self::default();
+        for (id, object) in objects {
+            table.insert(id, object);
+        }
+        table
+    }
+}
+
+/// Zero padded, which keeps the order of whole ids across buckets.
+fn prefix(id: &str) -> Prefix {
+    let bytes = id.as_bytes();
+    [bytes.first().copied().unwrap_or(0), bytes.get(1).copied().unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iterates_in_the_order_of_ids() {
+        let ids = ["b", "aa", "a", "", "abz", "ab", "zz1"];
+        let table: Table<u32> = ids.iter().map(|id| ((*id).to_owned(), Arc::new(id.len() as u32))).collect();
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        let lengths: Vec<u32> = table.values().map(|length| **length).collect();
+        assert_eq!(lengths, sorted.iter().map(|id| id.len() as u32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_clone_does_not_see_later_writes() {
+        let mut table = Table::default();
+        table.insert("a".into(), Arc::new(1));
+        let before = table.clone();
+        table.insert("a".into(), Arc::new(2));
+        table.insert("b".into(), Arc::new(3));
+        table.remove("nothing");
+        assert_eq!((before.len(), before.get("a").map(|v| **v)), (1, Some(1)));
+        table.remove("a");
+        assert_eq!((table.len(), table.get("a")), (1, None));
+    }
+}

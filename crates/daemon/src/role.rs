@@ -1,0 +1,606 @@
+//! This node's part in a swarm: founding, joining and leaving one, and taking up again
+//! after a restart what it was before. The API's `swarm` calls end here.
+
+use crate::address::{self, Interface};
+use crate::facts;
+use crate::manager_keeper::{ManagerKeeper, ManagerState};
+use crate::membership::{Membership, MembershipStore};
+use async_trait::async_trait;
+use ipnet::IpNet;
+use skep_agent::{Agent, AgentConfig, EngineExecutor, Executor, NodeFacts, SwarmView};
+use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, Swarm, SwarmStatus, SystemInfo};
+use skep_engine::Engine;
+use skep_identity::{CertStore, Identity};
+use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
+use skep_model::id::NodeId;
+use skep_model::netstate::NetdStatus;
+use skep_model::node::Role;
+use skep_model::{Error, Result};
+use skep_netd::client::NetdClient;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+
+/// A join that takes longer goes on in the background.
+const JOIN_MAX: Duration = Duration::from_secs(20);
+const SUBNET_SIZE_MAX: u8 = 29;
+const DATA_PATH_PORTS: std::ops::RangeInclusive<u16> = 1024..=49151;
+
+const NOT_A_MANAGER: &str = "This node is not a swarm manager.";
+const ALREADY_MEMBER: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm \
+     and join another one.";
+const NO_MEMBER: &str = "This node is not part of a swarm";
+const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in \
+     the background. Use the \"docker info\" command to see the current swarm status of your node.";
+const LEAVING_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. ";
+
+/// Everything the roles of a node need around them.
+pub(crate) struct Surroundings {
+    pub(crate) engine: Engine,
+    pub(crate) netd: NetdClient,
+    pub(crate) system: Arc<SystemInfo>,
+    pub(crate) store: MembershipStore,
+    /// Address or interface to advertise when none is named.
+    pub(crate) default_advertise_addr: String,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Roles {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    around: Surroundings,
+    /// Held while the membership changes.
+    changing: Mutex<()>,
+    state: RwLock<State>,
+}
+
+#[derive(Clone)]
+enum State {
+    Outside,
+    /// Starting up, joining or leaving.
+    Pending,
+    Member(Arc<Member>),
+    Broken(String),
+}
+
+/// A node that is in a swarm, with the roles it runs.
+struct Member {
+    membership: Membership,
+    node_id: NodeId,
+    view: watch::Receiver<SwarmView>,
+    manager: Option<watch::Receiver<ManagerState>>,
+    /// Taken when the roles end.
+    parts: Mutex<Option<Parts>>,
+}
+
+struct Parts {
+    agent: Agent,
+    keeper: Option<ManagerKeeper>,
+}
+
+impl Roles {
+    pub(crate) fn new(around: Surroundings) -> Self {
+        let shared = Shared { around, changing: Mutex::new(()), state: RwLock::new(State::Outside) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Takes up the membership that is on disk, in the background: the API answers meanwhile.
+    pub(crate) fn resume(&self) -> Result<()> {
+        let Some(membership) = self.shared.around.store.load()? else { return Ok(()) };
+        self.shared.set(State::Pending);
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let _changing = shared.changing.lock().await;
+            let resumed = if membership.leaving {
+                shared.finish_leaving().await.map(|()| State::Outside)
+            } else {
+                shared.take_up(membership).await
+            };
+            shared.set(resumed.unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot take up this node's part in the swarm");
+                State::Broken(error.message)
+            }));
+        });
+        Ok(())
+    }
+
+    /// Ends the roles; the membership stays, and so do the containers.
+    pub(crate) async fn shutdown(&self) {
+        let _changing = self.shared.changing.lock().await;
+        if let State::Member(member) = self.shared.state()
+            && let Some(parts) = member.parts.lock().await.take()
+        {
+            parts.agent.shutdown().await;
+            if let Some(keeper) = parts.keeper {
+                keeper.shutdown().await;
+            }
+        }
+    }
+
+    pub(crate) fn is_member(&self) -> bool {
+        !matches!(self.shared.state(), State::Outside)
+    }
+
+    /// Runs a change to its end even when the client that asked for it goes away.
+    async fn detached<T, F>(&self, change: impl FnOnce(Arc<Shared>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = tokio::spawn(change(self.shared.clone()));
+        task.await.map_err(|e| Error::internal(format!("the change died: {e}")))?
+    }
+}
+
+impl Shared {
+    fn state(&self) -> State {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, state: State) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Starts the roles again that this node had.
+    async fn take_up(&self, membership: Membership) -> Result<State> {
+        let Some(parts) = self.certificates().load()? else {
+            // Founding or joining was interrupted before there was an identity.
+            self.around.store.clear()?;
+            return Ok(State::Outside);
+        };
+        let identity = Identity::new(&parts)?;
+        let keeper = match identity.role() {
+            Role::Manager => Some(ManagerKeeper::start(self.manager_config(&membership), identity.clone(), None)),
+            Role::Worker => None,
+        };
+        self.member(membership, identity, keeper).await.map(State::Member)
+    }
+
+    async fn found(&self, request: InitRequest) -> Result<NodeId> {
+        match self.state() {
+            State::Outside => {}
+            State::Member(member) if request.force_new_cluster => return only_manager(&member),
+            State::Member(_) | State::Pending | State::Broken(_) => return Err(Error::unavailable(ALREADY_MEMBER)),
+        }
+        check_init(&request)?;
+        let membership = self.founding(&request)?;
+        self.set(State::Pending);
+        let founded = self.try_found(request, membership).await;
+        self.settle(&founded)?;
+        founded.map(|member| member.node_id.clone())
+    }
+
+    async fn try_found(&self, request: InitRequest, membership: Membership) -> Result<Arc<Member>> {
+        self.around.store.save(&membership)?;
+        let init = SwarmInit {
+            spec: request.spec,
+            default_address_pools: request.default_addr_pool,
+            subnet_size: request.subnet_size,
+            data_path_port: request.data_path_port,
+            data_path_address: membership.data_path_addr.clone(),
+            availability: request.availability,
+            description: facts::node_description(&self.around.system),
+        };
+        let config = self.manager_config(&membership);
+        let manager = Manager::bootstrap(config.clone(), init).await?;
+        let identity = manager.identity().clone();
+        let keeper = ManagerKeeper::start(config, identity.clone(), Some(manager));
+        self.member(membership, identity, Some(keeper)).await
+    }
+
+    /// The addresses of a swarm's first manager.
+    fn founding(&self, request: &InitRequest) -> Result<Membership> {
+        let interfaces = address::interfaces();
+        let ours = self.own_subnets();
+        let default = &self.around.default_advertise_addr;
+        let listen = address::listen(&request.listen_addr, &interfaces)?;
+        let advertise = address::advertise(&request.advertise_addr, default, listen, &interfaces, &ours)?;
+        address::check_local(listen, advertise, &interfaces, &ours)?;
+        let data_path = address::data_path(&request.data_path_addr, &interfaces)?.unwrap_or(advertise.ip);
+        Ok(Membership {
+            listen_addr: SocketAddr::new(listen.ip, listen.port),
+            advertise_addr: advertise.to_string(),
+            data_path_addr: data_path.to_string(),
+            managers: Vec::new(),
+            leaving: false,
+        })
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<()> {
+        if !matches!(self.state(), State::Outside) {
+            return Err(Error::unavailable(ALREADY_MEMBER));
+        }
+        if request.remote_addrs.is_empty() {
+            return Err(Error::invalid("at least 1 RemoteAddr is required to join"));
+        }
+        let membership = self.joining(&request)?;
+        self.set(State::Pending);
+        let joined = self.try_join(request, membership).await;
+        self.settle(&joined)?;
+        let mut view = joined?.view.clone();
+        let connected = tokio::time::timeout(JOIN_MAX, view.wait_for(|view| view.connected));
+        match connected.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Error::unavailable(JOIN_TIMEOUT)),
+        }
+    }
+
+    async fn try_join(&self, request: JoinRequest, membership: Membership) -> Result<Arc<Member>> {
+        self.around.store.save(&membership)?;
+        let certificates = self.certificates();
+        let (token, availability) = (&request.join_token, request.availability);
+        let identity = skep_agent::join(&certificates, &membership.managers, token, availability).await?;
+        let keeper = match identity.role() {
+            Role::Worker => None,
+            Role::Manager => {
+                let config = self.manager_config(&membership);
+                let manager = Manager::join(config.clone(), identity.clone()).await?;
+                Some(ManagerKeeper::start(config, identity.clone(), Some(manager)))
+            }
+        };
+        self.member(membership, identity, keeper).await
+    }
+
+    fn joining(&self, request: &JoinRequest) -> Result<Membership> {
+        let interfaces = address::interfaces();
+        let managers: Vec<String> =
+            request.remote_addrs.iter().map(|text| address::remote(text)).collect::<Result<_>>()?;
+        let listen = address::listen(&request.listen_addr, &interfaces)?;
+        let advertise = self.advertise_to(&request.advertise_addr, &managers, listen, &interfaces)?;
+        let data_path = address::data_path(&request.data_path_addr, &interfaces)?;
+        let data_path = data_path.or_else(|| advertise.map(|endpoint| endpoint.ip));
+        Ok(Membership {
+            listen_addr: SocketAddr::new(listen.ip, listen.port),
+            advertise_addr: advertise.map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+            data_path_addr: data_path.map(|ip| ip.to_string()).unwrap_or_default(),
+            managers,
+            leaving: false,
+        })
+    }
+
+    /// What the user named, else the address that packets to the managers leave from.
+    fn advertise_to(
+        &self,
+        wanted: &str,
+        managers: &[String],
+        listen: address::Endpoint,
+        interfaces: &[Interface],
+    ) -> Result<Option<address::Endpoint>> {
+        let default = &self.around.default_advertise_addr;
+        if !wanted.is_empty() || !default.is_empty() {
+            return address::advertise(wanted, default, listen, interfaces, &self.own_subnets()).map(Some);
+        }
+        let towards = managers.iter().find_map(|manager| source_address_towards(manager));
+        Ok(towards.map(|ip| address::Endpoint { ip, port: listen.port }))
+    }
+
+    /// After founding or joining: what failed leaves no trace.
+    fn settle(&self, outcome: &Result<Arc<Member>>) -> Result<()> {
+        match outcome {
+            Ok(member) => self.set(State::Member(member.clone())),
+            Err(_) => {
+                self.set(State::Outside);
+                self.around.store.clear()?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn leave(&self, force: bool) -> Result<()> {
+        let member = match self.state() {
+            State::Outside => return Err(Error::unavailable(NO_MEMBER)),
+            State::Member(member) => Some(member),
+            State::Pending | State::Broken(_) => None,
+        };
+        if let Some(member) = &member
+            && !force
+        {
+            check_leave(member)?;
+        }
+        if let Some(mut membership) = self.around.store.load()? {
+            membership.leaving = true;
+            self.around.store.save(&membership)?;
+        }
+        self.set(State::Pending);
+        let parts = match &member {
+            Some(member) => member.parts.lock().await.take(),
+            None => None,
+        };
+        if let Some(parts) = parts {
+            if let Err(error) = parts.agent.leave().await {
+                tracing::warn!(%error, "not everything of the swarm could be removed; trying once more");
+            }
+            if let Some(keeper) = parts.keeper {
+                keeper.shutdown().await;
+            }
+        }
+        let left = self.finish_leaving().await;
+        self.set(match &left {
+            Ok(()) => State::Outside,
+            Err(error) => State::Broken(error.message.clone()),
+        });
+        left
+    }
+
+    /// Removes what the swarm left on this node; may be repeated.
+    async fn finish_leaving(&self) -> Result<()> {
+        let executor = self.executor(NodeId::default());
+        for task in executor.tasks().await? {
+            executor.remove(&task).await?;
+        }
+        executor.clear_network().await?;
+        self.around.store.clear()
+    }
+
+    async fn member(
+        &self,
+        membership: Membership,
+        identity: Identity,
+        keeper: Option<ManagerKeeper>,
+    ) -> Result<Arc<Member>> {
+        let managers = match &keeper {
+            Some(_) => vec![own_listener(membership.listen_addr).to_string()],
+            None => membership.managers.clone(),
+        };
+        let mut description = facts::node_description(&self.around.system);
+        description.trust_root_pem = identity.root_pem().to_owned();
+        let started = Agent::start(AgentConfig {
+            state_dir: self.around.store.directory().join("worker"),
+            identity: identity.clone(),
+            certificates: self.certificates(),
+            managers,
+            description,
+            data_path_address: membership.data_path_addr.clone(),
+            executor: self.executor(identity.node_id()),
+        })
+        .await;
+        let agent = match started {
+            Ok(agent) => agent,
+            Err(error) => {
+                if let Some(keeper) = keeper {
+                    keeper.shutdown().await;
+                }
+                return Err(error);
+            }
+        };
+        Ok(Arc::new(Member {
+            node_id: identity.node_id(),
+            view: agent.watch(),
+            manager: keeper.as_ref().map(ManagerKeeper::state),
+            parts: Mutex::new(Some(Parts { agent, keeper })),
+            membership,
+        }))
+    }
+
+    fn executor(&self, node_id: NodeId) -> Arc<dyn Executor> {
+        let node =
+            NodeFacts { id: node_id, hostname: self.around.system.hostname.clone(), platform: facts::platform() };
+        Arc::new(EngineExecutor::new(self.around.engine.clone(), self.around.netd.clone(), node))
+    }
+
+    fn certificates(&self) -> CertStore {
+        CertStore::new(self.around.store.directory().join("certificates"))
+    }
+
+    fn manager_config(&self, membership: &Membership) -> ManagerConfig {
+        ManagerConfig {
+            state_dir: self.around.store.directory().to_owned(),
+            listen_addr: membership.listen_addr,
+            advertise_addr: membership.advertise_addr.clone(),
+        }
+    }
+
+    /// Subnets of this engine's own networks, where no peer could reach this node.
+    fn own_subnets(&self) -> Vec<IpNet> {
+        let networks = self.around.engine.network_list();
+        networks.iter().flat_map(|network| network.spec.ipam.iter().filter_map(|ipam| ipam.subnet)).collect()
+    }
+}
+
+#[async_trait]
+impl Swarm for Roles {
+    async fn init(&self, request: InitRequest) -> Result<NodeId> {
+        self.detached(|shared| async move {
+            let _changing = shared.changing.lock().await;
+            shared.found(request).await
+        })
+        .await
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<()> {
+        self.detached(|shared| async move {
+            let _changing = shared.changing.lock().await;
+            shared.join(request).await
+        })
+        .await
+    }
+
+    async fn leave(&self, force: bool) -> Result<()> {
+        self.detached(|shared| async move {
+            let _changing = shared.changing.lock().await;
+            shared.leave(force).await
+        })
+        .await
+    }
+
+    fn control(&self) -> Result<Control> {
+        let member = match self.shared.state() {
+            State::Member(member) => member,
+            State::Outside => {
+                return Err(Error::unavailable(format!(
+                    "{NOT_A_MANAGER} Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm \
+                     and try again."
+                )));
+            }
+            State::Pending | State::Broken(_) => return Err(not_ready()),
+        };
+        let Some(manager) = &member.manager else {
+            return Err(Error::unavailable(format!(
+                "{NOT_A_MANAGER} Worker nodes can't be used to view or modify cluster state. Please run this command \
+                 on a manager node or promote the current node to a manager."
+            )));
+        };
+        manager.borrow().control.clone().ok_or_else(not_ready)
+    }
+
+    fn status(&self) -> SwarmStatus {
+        match self.shared.state() {
+            State::Outside => SwarmStatus::default(),
+            State::Pending => SwarmStatus { state: LocalNodeState::Pending, ..SwarmStatus::default() },
+            State::Broken(error) => SwarmStatus { state: LocalNodeState::Error, error, ..SwarmStatus::default() },
+            State::Member(member) => member_status(&member),
+        }
+    }
+
+    async fn netd_status(&self) -> Result<NetdStatus> {
+        self.shared.around.netd.status().await
+    }
+}
+
+fn not_ready() -> Error {
+    Error::unavailable(format!("{NOT_A_MANAGER} Manager is being prepared or has trouble connecting to the cluster."))
+}
+
+fn member_status(member: &Member) -> SwarmStatus {
+    let view = member.view.borrow();
+    let manager = member.manager.as_ref().map(|manager| manager.borrow().clone()).unwrap_or_default();
+    let advertised = host_of(&member.membership.advertise_addr);
+    let seen = view.node.as_ref().map(|node| node.status.address.clone()).unwrap_or_default();
+    let error = if manager.error.is_empty() { view.error.clone() } else { manager.error };
+    SwarmStatus {
+        state: LocalNodeState::Active,
+        node_id: member.node_id.clone(),
+        node_addr: if advertised.is_empty() { seen } else { advertised },
+        control_available: manager.control.is_some(),
+        error,
+        remote_managers: view.managers.clone(),
+    }
+}
+
+/// `--force-new-cluster` keeps this manager and drops the others; alone, it has none to drop.
+fn only_manager(member: &Member) -> Result<NodeId> {
+    let Some(control) = member.manager.as_ref().and_then(|manager| manager.borrow().control.clone()) else {
+        return Err(not_ready());
+    };
+    if control.nodes().iter().filter(|node| node.manager_status.is_some()).count() > 1 {
+        return Err(Error::not_implemented("--force-new-cluster with other managers is not supported yet"));
+    }
+    Ok(member.node_id.clone())
+}
+
+/// A manager leaves only with `--force`.
+fn check_leave(member: &Member) -> Result<()> {
+    let Some(manager) = &member.manager else { return Ok(()) };
+    let reinitialize = "The only way to restore a swarm that has lost consensus is to reinitialize it with \
+                        `--force-new-cluster`. Use `--force` to suppress this message.";
+    let Some(control) = manager.borrow().control.clone() else {
+        return Err(Error::unavailable(format!(
+            "{LEAVING_MANAGER}Doing so may lose the consensus of your cluster. {reinitialize}"
+        )));
+    };
+    let reachable = |node: &skep_model::node::Node| node.manager_status.as_ref().map(|status| status.reachable);
+    let managers: Vec<bool> = control.nodes().iter().filter_map(|node| reachable(node)).collect();
+    let (total, up) = (managers.len(), managers.iter().filter(|up| **up).count());
+    if total <= 1 {
+        return Err(Error::unavailable(format!(
+            "{LEAVING_MANAGER}Removing the last manager erases all current state of the swarm. Use `--force` to \
+             ignore this message. "
+        )));
+    }
+    let left = up.saturating_sub(1);
+    let quorum = if left < total / 2 + 1 {
+        format!(
+            "Removing this node leaves {left} managers out of {total}. Without a Raft quorum your swarm will be \
+             inaccessible. "
+        )
+    } else {
+        String::new()
+    };
+    Err(Error::unavailable(format!("{LEAVING_MANAGER}{quorum}{reinitialize}")))
+}
+
+fn check_init(request: &InitRequest) -> Result<()> {
+    if request.subnet_size > SUBNET_SIZE_MAX {
+        return Err(Error::invalid(format!("subnet size is out of range: {}", request.subnet_size)));
+    }
+    let port = request.data_path_port;
+    if port != 0 && !DATA_PATH_PORTS.contains(&port) {
+        return Err(Error::invalid(format!("VXLAN UDP port number is not in valid range (1024-49151): {port}")));
+    }
+    let pools = &request.default_addr_pool;
+    for (position, pool) in pools.iter().enumerate() {
+        let overlaps = |other: &&IpNet| other.contains(pool) || pool.contains(*other);
+        if let Some(other) = pools[..position].iter().find(overlaps) {
+            return Err(Error::invalid(format!("default address pools {other} and {pool} overlap")));
+        }
+    }
+    Ok(())
+}
+
+/// Where the agent of this node reaches the manager of this node.
+fn own_listener(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// The address that packets to `manager` leave from. Connecting a UDP socket sends nothing.
+fn source_address_towards(manager: &str) -> Option<IpAddr> {
+    let manager: SocketAddr = manager.parse().ok()?;
+    let any = if manager.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(manager).ok()?;
+    let source = socket.local_addr().ok()?.ip();
+    (!source.is_unspecified()).then_some(source)
+}
+
+/// `host` of `host:port`.
+fn host_of(address: &str) -> String {
+    address.parse::<SocketAddr>().map_or_else(|_| address.to_owned(), |address| address.ip().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_reaches_its_own_manager() {
+        let check = |listen: &str, expect: &str| {
+            assert_eq!(own_listener(listen.parse().unwrap()).to_string(), expect);
+        };
+        check("0.0.0.0:2377", "127.0.0.1:2377");
+        check("[::]:2377", "[::1]:2377");
+        check("10.0.0.1:2377", "10.0.0.1:2377");
+    }
+
+    #[test]
+    fn the_way_to_loopback_starts_at_loopback() {
+        assert_eq!(source_address_towards("127.0.0.1:2377"), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        assert_eq!(source_address_towards("not an address"), None);
+    }
+
+    #[test]
+    fn init_requests_are_checked() {
+        let check = |request: InitRequest, expect: &str| {
+            assert_eq!(check_init(&request).unwrap_err().message, expect);
+        };
+        check_init(&InitRequest::default()).unwrap();
+        check(InitRequest { subnet_size: 30, ..InitRequest::default() }, "subnet size is out of range: 30");
+        check(
+            InitRequest { data_path_port: 80, ..InitRequest::default() },
+            "VXLAN UDP port number is not in valid range (1024-49151): 80",
+        );
+        let pools = ["10.0.0.0/8", "10.1.0.0/16"].map(|text| text.parse().unwrap()).to_vec();
+        check(
+            InitRequest { default_addr_pool: pools, ..InitRequest::default() },
+            "default address pools 10.0.0.0/8 and 10.1.0.0/16 overlap",
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! `COPY`, `ADD` and `WORKDIR`.
+
+use super::{Builder, Change, State, container_id, describe, expand_error, remove_directory};
+use crate::build::copy::{self, Origin, Outcome, Request, StepDirs, Wanted};
+use crate::build::error::{BuildError, BuildResult};
+use crate::build::parse::{CopySource, Stage, Transfer};
+use crate::build::{cache, expand, ignore, space, stages};
+use std::path::PathBuf;
+
+/// Where `--from` leads, and its image for the cache.
+struct Source {
+    origin: Origin,
+    /// Empty for the context.
+    image: String,
+}
+
+impl Builder<'_> {
+    pub(super) async fn transfer_step(
+        &mut self,
+        all: &[Stage],
+        index: usize,
+        state: &mut State,
+        transfer: &Transfer,
+    ) -> BuildResult<()> {
+        let (wanted, destination) = self.wanted(state, transfer)?;
+        let chown = transfer.chown.as_deref().map(|owner| self.expand(state, owner)).transpose()?;
+        let source = self.source(all, index, transfer).await?;
+        let comment = Comment::new(transfer, chown.as_deref(), &destination);
+        // From the very same image the very same paths give the same files: no need to hash them.
+        let fast = (!source.image.is_empty()).then(|| {
+            let created_by = comment.created_by(state, &format!("{} {wanted:?}", source.image));
+            self.key(state, &created_by, &["unhashed"])
+        });
+        if let Some(key) = &fast
+            && self.use_cached(state, key).await?
+        {
+            return Ok(());
+        }
+        let request = Request {
+            keyword: transfer.keyword(),
+            origin: source.origin,
+            wanted,
+            destination: absolute(&state.config.working_dir, &destination),
+            chown,
+            chmod: transfer.chmod,
+            layers: self.layers(state.image.as_deref())?,
+        };
+        self.copy(state, request, &comment, fast).await
+    }
+
+    async fn copy(
+        &mut self,
+        state: &mut State,
+        request: Request,
+        comment: &Comment,
+        fast: Option<String>,
+    ) -> BuildResult<()> {
+        let directory = self.step_directory();
+        let known = (!self.options.no_cache).then(|| self.cache.known());
+        let images = self.engine.images().clone();
+        let (key_state, key_comment, step_directory) = (state.clone(), comment.clone(), directory.clone());
+        let outcome = space::run(move |space| {
+            let known = |digest: &str| {
+                let key = copy_key(&key_state, &key_comment, digest);
+                let image = known?.get(&key)?.clone();
+                images.resolve(&image).ok().map(|found| found.id)
+            };
+            let make_dirs = || {
+                std::fs::create_dir(&step_directory).map_err(BuildError::io("create a step's directory"))?;
+                StepDirs::create(&step_directory)
+            };
+            copy::run(space, &request, make_dirs, known)
+        })
+        .await?;
+        match outcome {
+            Outcome::Known(image) => {
+                self.output.print(" ---> Using cache\n").await?;
+                if let Some(key) = fast {
+                    self.cache.learn(key, image.clone());
+                }
+                state.image = Some(image);
+                Ok(())
+            }
+            Outcome::Copied { digest } => {
+                let upper = directory.join("upper");
+                let layer = self.engine.images().commit_dir(state.image.as_deref(), &upper).await?;
+                let keys = std::iter::once(copy_key(state, comment, &digest)).chain(fast).collect();
+                let created_by = comment.created_by(state, &digest);
+                self.commit(state, Change { created_by, layer: Some(layer), keys }).await?;
+                self.save_cache();
+                remove_directory(directory).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Sources and destination with variables expanded.
+    fn wanted(&self, state: &State, transfer: &Transfer) -> BuildResult<(Vec<Wanted>, String)> {
+        let mut wanted = Vec::new();
+        for source in &transfer.sources {
+            wanted.push(match source {
+                CopySource::Path(path) => {
+                    let path = self.expand(state, path)?;
+                    refuse_remote(transfer, &path)?;
+                    Wanted::Path(path)
+                }
+                CopySource::Inline(heredoc) => {
+                    let content = if heredoc.expand {
+                        let lookup = self.lookup(state);
+                        expand::text(&heredoc.content, self.dockerfile.escape, &lookup)
+                            .map_err(expand_error(&heredoc.name))?
+                    } else {
+                        heredoc.content.clone()
+                    };
+                    Wanted::Inline { name: heredoc.name.clone(), content }
+                }
+            });
+        }
+        Ok((wanted, self.expand(state, &transfer.destination)?))
+    }
+
+    async fn source(&mut self, all: &[Stage], index: usize, transfer: &Transfer) -> BuildResult<Source> {
+        let Some(from) = &transfer.from else {
+            return Ok(Source { origin: Origin::Context(self.context.clone()), image: String::new() });
+        };
+        let stage = stages::find(all, index, from);
+        if stage.is_none() && from.parse::<usize>().is_ok() {
+            return Err(BuildError::Instruction(format!("invalid from flag value {from}: index out of bounds")));
+        }
+        let image = match stage.and_then(|stage| self.finished[stage].as_ref()) {
+            Some(finished) => finished.image.clone(),
+            None => Some(self.image(from, "", false).await?.id),
+        };
+        let layers = self.layers(image.as_deref())?;
+        // A stage that is still scratch has no id, but is always the same.
+        Ok(Source { origin: Origin::Image(layers), image: image.unwrap_or_else(|| "scratch".to_owned()) })
+    }
+
+    fn layers(&self, image: Option<&str>) -> BuildResult<Vec<PathBuf>> {
+        image.map_or(Ok(Vec::new()), |image| Ok(self.engine.images().layer_dirs(image)?))
+    }
+
+    /// Sets the working directory and makes it.
+    pub(super) async fn workdir_step(&mut self, state: &mut State, path: &str) -> BuildResult<()> {
+        let path = self.expand(state, path)?;
+        if path.is_empty() {
+            return Err(BuildError::Instruction("cannot normalize nothing".to_owned()));
+        }
+        let joined = absolute(&state.config.working_dir, &path);
+        state.config.working_dir = match ignore::clean(&joined).as_str() {
+            "." => "/".to_owned(),
+            path => format!("/{path}"),
+        };
+        let created_by = describe::no_operation(&state.shell(), &format!("WORKDIR {}", state.config.working_dir));
+        let key = self.key(state, &created_by, &[]);
+        if self.use_cached(state, &key).await? {
+            return Ok(());
+        }
+        let id = container_id();
+        self.output.print(format!(" ---> Running in {id}\n")).await?;
+        let directory = self.step_directory();
+        let layers = self.layers(state.image.as_deref())?;
+        let (step_directory, path) = (directory.clone(), state.config.working_dir.clone());
+        let is_new = space::run(move |space| {
+            std::fs::create_dir(&step_directory).map_err(BuildError::io("create a step's directory"))?;
+            let dirs = StepDirs::create(&step_directory)?;
+            copy::make_directory(space, &layers, &dirs, &path)?;
+            space.leave()?;
+            let mut made = std::fs::read_dir(&dirs.upper).map_err(BuildError::io("look at a step's directory"))?;
+            Ok(made.next().is_some())
+        })
+        .await?;
+        let layer = if is_new {
+            let upper = directory.join("upper");
+            Some(self.engine.images().commit_dir(state.image.as_deref(), &upper).await?)
+        } else {
+            None
+        };
+        self.commit(state, Change { created_by, layer, keys: vec![key] }).await?;
+        remove_directory(directory).await;
+        self.output.print(format!("Removing intermediate container {id}\n")).await
+    }
+}
+
+/// The history line of a copy, but for the digest.
+#[derive(Debug, Clone)]
+struct Comment {
+    /// `COPY --chown=x `
+    start: String,
+    destination: String,
+}
+
+impl Comment {
+    fn new(transfer: &Transfer, chown: Option<&str>, destination: &str) -> Self {
+        let chown = chown.map(|owner| format!("--chown={owner} ")).unwrap_or_default();
+        let chmod = transfer.chmod.map(|mode| format!("--chmod={mode:o} ")).unwrap_or_default();
+        Self { start: format!("{} {chown}{chmod}", transfer.keyword()), destination: destination.to_owned() }
+    }
+
+    fn created_by(&self, state: &State, digest: &str) -> String {
+        let comment = format!("{}{digest} in {} ", self.start, self.destination);
+        describe::no_operation(&state.shell(), &comment)
+    }
+}
+
+fn copy_key(state: &State, comment: &Comment, digest: &str) -> String {
+    let created_by = comment.created_by(state, digest);
+    let extra = [state.author.as_str()];
+    cache::Step { parent: state.image(), created_by: &created_by, config: &state.config, extra: &extra }.key()
+}
+
+fn refuse_remote(transfer: &Transfer, path: &str) -> BuildResult<()> {
+    let is_remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|scheme| path.starts_with(scheme));
+    match (is_remote, transfer.add) {
+        (false, _) => Ok(()),
+        (true, true) => Err(BuildError::Unsupported(format!(
+            "ADD failed: fetching {path} is not supported yet; download it into the build context or with RUN"
+        ))),
+        (true, false) => Err(BuildError::Instruction(format!("COPY failed: source can't be a URL: {path}"))),
+    }
+}
+
+/// The destination below the working directory. `.` and `x/.` mean a directory.
+fn absolute(working_dir: &str, path: &str) -> String {
+    let is_directory = path.is_empty() || path == "." || path.ends_with('/') || path.ends_with("/.");
+    let joined = if path.starts_with('/') { path.to_owned() } else { format!("/{working_dir}/{path}") };
+    let mut result = match ignore::clean(&joined).as_str() {
+        "." => "/".to_owned(),
+        cleaned => format!("/{cleaned}"),
+    };
+    if is_directory && !result.ends_with('/') {
+        result.push('/');
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_absolute_and_keep_their_meaning() {
+        for (working_dir, path, expect) in [
+            ("", "x", "/x"),
+            ("/src", "x", "/src/x"),
+            ("/src", ".", "/src/"),
+            ("/src", "./", "/src/"),
+            ("/src", "/a//b/", "/a/b/"),
+            ("/src", "../x", "/x"),
+            ("", "/../..", "/"),
+            ("", ".", "/"),
+        ] {
+            assert_eq!(absolute(working_dir, path), expect, "{working_dir} {path}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! System calls of the engine that have no safe wrapper, and what is asked of the
+//! machine once at start.
+#![allow(unsafe_code)]
+
+pub(crate) mod kernel;
+pub(crate) mod mounts;
+pub(crate) mod process;

@@ -1,0 +1,47 @@
+//! What can go wrong with certificates, keys, tokens and connections.
+
+use std::path::PathBuf;
+
+/// An identity could not be made, read, checked or used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("invalid join token: {0}")]
+    Token(&'static str),
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    #[error("invalid certificate: {0}")]
+    Certificate(String),
+    #[error("invalid certificate request: {0}")]
+    Request(String),
+    #[error("invalid private key")]
+    Key,
+    #[error("certificate is for node {found}, not for {expected}")]
+    OtherNode { expected: String, found: String },
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("invalid address {0:?}")]
+    Address(String),
+    #[error("cannot connect to {address}: {reason}")]
+    Connect { address: String, reason: String },
+}
+
+impl From<IdentityError> for skep_model::Error {
+    fn from(error: IdentityError) -> Self {
+        let text = error.to_string();
+        match error {
+            IdentityError::Token(_) | IdentityError::Request(_) | IdentityError::Address(_) => Self::invalid(text),
+            IdentityError::Connect { .. } => Self::unavailable(text),
+            IdentityError::Make(_)
+            | IdentityError::Certificate(_)
+            | IdentityError::Key
+            | IdentityError::OtherNode { .. }
+            | IdentityError::Tls(_)
+            | IdentityError::File { .. } => Self::internal(text),
+        }
+    }
+}
+
+/// Result of this crate.
+pub(crate) type Result<T, E = IdentityError> = std::result::Result<T, E>;

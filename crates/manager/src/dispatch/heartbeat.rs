@@ -1,0 +1,78 @@
+//! Watches for silence, and for changes of leadership: then nobody's state is known.
+
+use super::sessions::Sessions;
+use crate::edit::edit;
+use crate::raft::Replicator;
+use skep_cluster::command::WRITES_PER_COMMAND_MAX;
+use skep_cluster::edit::node_state;
+use skep_model::Error;
+use skep_model::id::NodeId;
+use skep_model::node::NodeState;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+enum Event {
+    Leadership(bool),
+    Expired,
+    Stop,
+}
+
+/// Runs until `stop`, or until Raft fails.
+pub(crate) async fn run(replicator: &Replicator, sessions: &Sessions, stop: &CancellationToken) -> Result<(), Error> {
+    let mut leads = false;
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => Event::Stop,
+            change = replicator.leadership_change(leads) => Event::Leadership(change?),
+            () = sessions.next_expiry() => Event::Expired,
+        };
+        match event {
+            Event::Stop => {
+                sessions.clear();
+                return Ok(());
+            }
+            Event::Leadership(now_leads) => {
+                leads = now_leads;
+                if !leads {
+                    sessions.clear();
+                } else if replicator.catch_up().await.is_ok() {
+                    expect_nodes(replicator, sessions).await;
+                }
+            }
+            Event::Expired => {
+                let expired = sessions.expire(Instant::now());
+                if leads {
+                    record(replicator, &expired, NodeState::Down, "heartbeat failure").await;
+                }
+            }
+        }
+    }
+}
+
+/// All nodes that are not down must show up; until then they are not known to be well.
+async fn expect_nodes(replicator: &Replicator, sessions: &Sessions) {
+    let store = replicator.store().snapshot();
+    let period = store.cluster().map_or(Duration::from_secs(5), |cluster| cluster.spec.heartbeat_period);
+    let alive = store.nodes().filter(|node| node.status.state != NodeState::Down);
+    let missing = sessions.expect(alive.map(|node| node.id.clone()).collect(), period, Instant::now());
+    record(replicator, &missing, NodeState::Unknown, "").await;
+}
+
+async fn record(replicator: &Replicator, nodes: &[NodeId], state: NodeState, message: &str) {
+    for chunk in nodes.chunks(WRITES_PER_COMMAND_MAX) {
+        let recorded = edit(replicator, |store, _, _| {
+            let mut writes = Vec::new();
+            for node in chunk {
+                // A node that was removed meanwhile has no state to record.
+                if store.node(node.as_str()).is_some() {
+                    writes.extend(node_state(store, node, state, message)?);
+                }
+            }
+            Ok(((), writes))
+        });
+        if let Err(error) = recorded.await {
+            tracing::warn!(%error, ?state, "cannot record the state of nodes");
+        }
+    }
+}

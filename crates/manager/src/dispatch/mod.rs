@@ -1,0 +1,216 @@
+//! The managers' side of the agents' protocol: sessions, heartbeats, assignments out,
+//! statuses in. Only the leader serves it.
+
+mod assignments;
+mod heartbeat;
+mod session;
+mod sessions;
+mod status;
+
+use crate::access::Caller;
+use crate::edit::{edit, status_of};
+use crate::raft::Replicator;
+use sessions::Sessions;
+use skep_cluster::edit::{node_ready, node_state};
+use skep_model::id::NodeId;
+use skep_model::node::{NodeDescription, NodeState};
+use skep_model::task::TaskStatus;
+use skep_model::{Error, Result as ModelResult};
+use skep_proto::codec::decode;
+use skep_proto::dispatcher::{
+    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, SessionMessage, SessionRequest,
+    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+};
+use status::Report;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+/// Messages of a stream that wait for a slow agent; more are merged, not queued.
+const STREAM_QUEUE_MAX: usize = 2;
+/// Statuses in one request.
+const UPDATES_PER_REQUEST_MAX: usize = 1000;
+/// Requests with statuses that wait for the next command.
+const REPORTS_QUEUE_MAX: usize = 256;
+
+/// Serves the dispatcher; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Dispatcher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    replicator: Replicator,
+    sessions: Sessions,
+    reports: mpsc::Sender<Report>,
+    streams: TaskTracker,
+    stop: CancellationToken,
+    /// Where this manager is reached, told to agents while the store lists no managers.
+    own_address: String,
+}
+
+/// The dispatcher's loop that the manager must run.
+pub(crate) struct DispatcherLoop {
+    inner: Arc<Inner>,
+    reports: mpsc::Receiver<Report>,
+}
+
+/// Makes the service and its loop.
+pub(crate) fn new(
+    replicator: Replicator,
+    own_address: String,
+    stop: CancellationToken,
+) -> (Dispatcher, DispatcherLoop) {
+    let (sender, reports) = mpsc::channel(REPORTS_QUEUE_MAX);
+    let inner = Arc::new(Inner {
+        replicator,
+        sessions: Sessions::default(),
+        reports: sender,
+        streams: TaskTracker::new(),
+        stop,
+        own_address,
+    });
+    (Dispatcher { inner: inner.clone() }, DispatcherLoop { inner, reports })
+}
+
+impl DispatcherLoop {
+    /// Runs until the manager stops; an error means that it must.
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let inner = &self.inner;
+        tokio::try_join!(
+            heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
+            status::run(&inner.replicator, self.reports, &inner.stop),
+        )?;
+        inner.streams.close();
+        inner.streams.wait().await;
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn heartbeat_period(&self) -> Duration {
+        let store = self.replicator.store().snapshot();
+        store.cluster().map_or(Duration::from_secs(5), |cluster| cluster.spec.heartbeat_period)
+    }
+
+    async fn mark_ready(
+        &self,
+        node: &NodeId,
+        description: &NodeDescription,
+        caller: &Caller,
+        data_path: &str,
+    ) -> ModelResult<()> {
+        let address = caller.address.ip().to_string();
+        edit(&self.replicator, |store, _, _| {
+            Ok(((), node_ready(store, node, description.clone(), &address, data_path)?))
+        })
+        .await
+    }
+
+    /// The agent closed its session's stream: it went away, or the connection did.
+    async fn session_closed(&self, node: &NodeId, session_id: &str) {
+        if self.stop.is_cancelled() || !self.sessions.is_current(node, session_id) || !self.replicator.is_leader() {
+            return;
+        }
+        let decide = |store: &skep_cluster::Store, _, _: &mut dyn skep_cluster::ids::IdSource| {
+            Ok(((), node_state(store, node, NodeState::Disconnected, "")?))
+        };
+        if let Err(error) = edit(&self.replicator, decide).await {
+            tracing::warn!(%node, %error, "cannot record that a node disconnected");
+        }
+    }
+
+    fn check_leader(&self) -> Result<(), Status> {
+        if self.replicator.is_leader() && !self.stop.is_cancelled() {
+            Ok(())
+        } else {
+            Err(Status::unavailable("this manager is not the leader"))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
+    type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
+    type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+
+    async fn session(&self, request: Request<SessionRequest>) -> Result<Response<Self::SessionStream>, Status> {
+        let inner = &self.inner;
+        inner.check_leader()?;
+        let (node, caller) = caller_of(&request)?;
+        let request = request.into_inner();
+        let description: NodeDescription = decode(&request.description)?;
+        let period = inner.heartbeat_period();
+        if inner.replicator.store().snapshot().node(node.as_str()).is_none() {
+            return Err(Status::permission_denied("the node is not a member of this cluster"));
+        }
+        let opened = inner.sessions.open(&node, &request.session_id, period, Instant::now());
+        inner.mark_ready(&node, &description, &caller, &request.data_path_address).await.map_err(status_of)?;
+        tracing::info!(%node, "session opened");
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE_MAX);
+        let inner = self.inner.clone();
+        self.inner.streams.spawn(async move {
+            session::stream(&inner, &node, &opened, sender).await;
+            inner.session_closed(&node, &opened.id).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let period = self.inner.heartbeat_period();
+        self.inner.sessions.beat(&node, &request.into_inner().session_id, period, Instant::now())?;
+        Ok(Response::new(HeartbeatResponse { period_ms: u64::try_from(period.as_millis()).unwrap_or(u64::MAX) }))
+    }
+
+    async fn update_task_status(
+        &self,
+        request: Request<UpdateTaskStatusRequest>,
+    ) -> Result<Response<UpdateTaskStatusResponse>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let request = request.into_inner();
+        self.inner.sessions.get(&node, &request.session_id)?;
+        if request.updates.len() > UPDATES_PER_REQUEST_MAX {
+            return Err(Status::invalid_argument(format!("more than {UPDATES_PER_REQUEST_MAX} statuses in one call")));
+        }
+        let mut updates: Vec<(String, TaskStatus)> = Vec::with_capacity(request.updates.len());
+        for update in request.updates {
+            updates.push((update.task_id, decode(&update.status)?));
+        }
+        let (done, answer) = oneshot::channel();
+        let stopping = || Status::unavailable("this manager is stopping");
+        self.inner.reports.send(Report { node, updates, done }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?.map_err(status_of)?;
+        Ok(Response::new(UpdateTaskStatusResponse {}))
+    }
+
+    async fn assignments(
+        &self,
+        request: Request<AssignmentsRequest>,
+    ) -> Result<Response<Self::AssignmentsStream>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let session = self.inner.sessions.get(&node, &request.into_inner().session_id)?;
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE_MAX);
+        let inner = self.inner.clone();
+        self.inner.streams.spawn(async move { assignments::stream(&inner, &node, &session, sender).await });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// The node a request comes from, by its certificate.
+fn caller_of<T>(request: &Request<T>) -> Result<(NodeId, Caller), Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = caller.ok_or_else(|| Status::internal("the caller is not known"))?;
+    match &caller.peer {
+        Some(peer) => Ok((peer.node_id.clone(), caller)),
+        None => Err(Status::unauthenticated("this call needs a node certificate")),
+    }
+}

@@ -1,0 +1,19 @@
+//! Balancing by nftables maps; works on every kernel that skep runs on.
+
+use super::Balancer;
+use crate::nft::table::Table;
+use crate::rules;
+use skep_model::netstate::DesiredService;
+use std::net::IpAddr;
+
+pub struct Nftables;
+
+impl Balancer for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn rules(&self, services: &[&DesiredService], own: &[IpAddr]) -> Table {
+        rules::overlay::table(services, own)
+    }
+}

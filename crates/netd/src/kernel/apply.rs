@@ -1,0 +1,233 @@
+//! Carries out operations; a failure is returned, never hidden, and the rest goes on.
+
+use crate::diff::Op;
+use crate::kernel::netlink::Request;
+use crate::kernel::netns::Namespace;
+use crate::kernel::place::Place;
+use crate::kernel::{nft, observe, route, sysctl};
+use crate::plan::{Link, LinkKind, PlaceId, Seen, Wanted, WantedPlace};
+use skep_model::id::NetworkId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+
+/// The kernel as netd reaches it.
+pub struct Kernel {
+    host: Place,
+    /// Where the namespaces of overlays are mounted.
+    overlay_directory: PathBuf,
+    /// Open for the length of one call only, lest a dead container's namespace lives on.
+    others: BTreeMap<PlaceId, Place>,
+}
+
+impl Kernel {
+    /// # Errors
+    /// When netlink sockets cannot be opened.
+    pub fn open(overlay_directory: PathBuf) -> io::Result<Self> {
+        Ok(Self { host: Place::host()?, overlay_directory, others: BTreeMap::new() })
+    }
+
+    /// Reads every place that is wanted.
+    ///
+    /// # Errors
+    /// When a place can be opened but not read.
+    pub fn observe(&mut self, wanted: &Wanted) -> io::Result<Seen> {
+        let seen = self.observe_places(wanted, wanted.places.keys().cloned());
+        self.others.clear();
+        seen
+    }
+
+    /// Reads every place that is wanted, the host, and every overlay namespace that exists.
+    ///
+    /// # Errors
+    /// When a place can be opened but not read.
+    pub fn observe_all(&mut self, wanted: &Wanted) -> io::Result<Seen> {
+        let mut ids: BTreeSet<PlaceId> = wanted.places.keys().cloned().collect();
+        ids.insert(PlaceId::Host);
+        ids.extend(self.existing_overlays()?);
+        let seen = self.observe_places(wanted, ids.into_iter());
+        self.others.clear();
+        seen
+    }
+
+    fn observe_places(&mut self, wanted: &Wanted, ids: impl Iterator<Item = PlaceId>) -> io::Result<Seen> {
+        let nothing = WantedPlace::default();
+        let mut seen = Seen::default();
+        for id in ids {
+            let want = wanted.places.get(&id).unwrap_or(&nothing);
+            let observed = match self.place(&id)? {
+                Some(place) => Some(observe::place(place, want)?),
+                None => None,
+            };
+            if id != PlaceId::Host {
+                // One open container at a time: a thousand would be three thousand descriptors.
+                self.others.remove(&id);
+            }
+            seen.places.extend(observed.map(|place| (id, place)));
+        }
+        Ok(seen)
+    }
+
+    /// Does all operations in order and returns those that failed.
+    pub fn apply(&mut self, ops: &[Op]) -> Vec<(Op, io::Error)> {
+        let failed = ops.iter().filter_map(|op| self.apply_one(op).err().map(|error| (op.clone(), error))).collect();
+        self.others.clear();
+        self.host.forget();
+        failed
+    }
+
+    /// Deletes the UDP flows of one place that were led to addresses which are gone.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn flush_flows(&mut self, id: &PlaceId, addresses: &[std::net::IpAddr]) -> io::Result<usize> {
+        let flushed = match self.place(id)? {
+            Some(place) => crate::kernel::conntrack::flush_udp(&mut place.netfilter, addresses),
+            None => Ok(0),
+        };
+        self.others.clear();
+        flushed
+    }
+
+    fn path(&self, id: &PlaceId) -> PathBuf {
+        match id {
+            PlaceId::Host => PathBuf::from("/proc/self/ns/net"),
+            PlaceId::Overlay(network) => self.overlay_directory.join(network.as_str()),
+            PlaceId::Container(path) => path.clone(),
+        }
+    }
+
+    fn existing_overlays(&self) -> io::Result<Vec<PlaceId>> {
+        let entries = match std::fs::read_dir(&self.overlay_directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let name = |entry: io::Result<std::fs::DirEntry>| Some(entry.ok()?.file_name().to_string_lossy().into_owned());
+        Ok(entries.filter_map(name).map(|name| PlaceId::Overlay(NetworkId(name))).collect())
+    }
+
+    fn place(&mut self, id: &PlaceId) -> io::Result<Option<&mut Place>> {
+        if *id == PlaceId::Host {
+            return Ok(Some(&mut self.host));
+        }
+        if !self.others.contains_key(id) {
+            let Some(place) = Place::open(&self.path(id))? else { return Ok(None) };
+            self.others.insert(id.clone(), place);
+        }
+        Ok(self.others.get_mut(id))
+    }
+
+    fn required_place(&mut self, id: &PlaceId) -> io::Result<&mut Place> {
+        self.place(id)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{id} is gone")))
+    }
+
+    fn apply_one(&mut self, op: &Op) -> io::Result<()> {
+        match op {
+            Op::CreateNamespace(network) => {
+                Namespace::create(&self.overlay_directory.join(network.as_str())).map(|_| ())
+            }
+            Op::RemoveNamespace(network) => {
+                self.others.remove(&PlaceId::Overlay(network.clone()));
+                Namespace::remove(&self.overlay_directory.join(network.as_str()))
+            }
+            Op::DeleteLink { place, name } => {
+                let place = self.required_place(place)?;
+                place.forget();
+                absent_is_fine(place.route.send_one(&route::delete_link(name)))
+            }
+            Op::CreateLink { place, name, link } => self.create_link(place, name, link),
+            Op::UpdateLink { place, name, link } => {
+                let place = self.required_place(place)?;
+                let requests = update_requests(place, name, link)?;
+                all_ok(place.route.send_all(&requests)?)
+            }
+            Op::AddAddress { place, link, address } => {
+                let place = self.required_place(place)?;
+                let index = place.index(link)?;
+                place.route.send_one(&route::add_address(index, *address))
+            }
+            Op::RemoveAddress { place, link, address } => {
+                let place = self.required_place(place)?;
+                let index = place.index(link)?;
+                absent_is_fine(place.route.send_one(&route::delete_address(index, *address)))
+            }
+            Op::SetSysctl { place, key, value, optional } => {
+                match self.required_place(place)?.run(|| sysctl::write(key, value)) {
+                    Err(error) if *optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    other => other,
+                }
+            }
+            Op::SetDefaultRoute { place, route } => {
+                let place = self.required_place(place)?;
+                let index = place.index(&route.interface)?;
+                place.route.send_one(&route::set_default_route(index, route.gateway))
+            }
+            Op::Rules { place, changes } => nft::apply(&mut self.required_place(place)?.netfilter, changes),
+        }
+    }
+
+    fn create_link(&mut self, id: &PlaceId, name: &str, link: &Link) -> io::Result<()> {
+        if let LinkKind::Vxlan { .. } = link.kind {
+            return self.create_tunnel(id, name, link);
+        }
+        let target = match &link.kind {
+            LinkKind::Port(port) => Some(
+                Namespace::open(&port.namespace)?
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the container's namespace is gone"))?,
+            ),
+            _ => None,
+        };
+        let place = self.required_place(id)?;
+        place.forget();
+        let bridge = bridge_index(place, link)?;
+        let mut requests = vec![route::create_link(name, link, bridge, target.as_ref().map(Namespace::raw_fd))];
+        // The bridge is set already; naming it again would unplug and plug.
+        requests.push(route::update_link(name, link, None));
+        requests.extend(link.port.as_ref().map(|port| route::update_port(name, port)));
+        let outcome = all_ok(place.route.send_all(&requests)?);
+        if outcome.is_err() && matches!(link.kind, LinkKind::Port(_)) {
+            // Half a port would look finished to nobody and stay in the way.
+            let created = place.index(name).is_ok();
+            if created {
+                place.route.send_one(&route::delete_link(name))?;
+            }
+        }
+        outcome
+    }
+
+    /// A tunnel is made on the host, where its outer packets travel, and moved.
+    fn create_tunnel(&mut self, id: &PlaceId, name: &str, link: &Link) -> io::Result<()> {
+        let target = Namespace::open(&self.path(id))?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the overlay's namespace is gone"))?;
+        self.host.route.send_one(&route::create_link(name, link, None, Some(target.raw_fd())))?;
+        let place = self.required_place(id)?;
+        let requests = update_requests(place, name, link)?;
+        all_ok(place.route.send_all(&requests)?)
+    }
+}
+
+fn bridge_index(place: &mut Place, link: &Link) -> io::Result<Option<u32>> {
+    link.port.as_ref().map(|port| place.index(&port.bridge)).transpose()
+}
+
+fn update_requests(place: &mut Place, name: &str, link: &Link) -> io::Result<Vec<Request>> {
+    let bridge = bridge_index(place, link)?;
+    let mut requests = vec![route::update_link(name, link, bridge)];
+    requests.extend(link.port.as_ref().map(|port| route::update_port(name, port)));
+    Ok(requests)
+}
+
+fn all_ok(outcomes: Vec<io::Result<()>>) -> io::Result<()> {
+    outcomes.into_iter().collect()
+}
+
+fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) || error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
+        Err(error) if error.raw_os_error() == Some(nix::libc::EADDRNOTAVAIL) => Ok(()),
+        other => other,
+    }
+}

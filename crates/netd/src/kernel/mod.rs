@@ -1,0 +1,13 @@
+//! The kernel's side: netlink sockets, network namespaces and sysctls. Everything
+//! here is synchronous and belongs to netd's one worker thread; nothing decides.
+
+pub mod apply;
+pub mod conntrack;
+pub mod events;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod observe;
+pub mod place;
+pub mod route;
+pub mod sysctl;

@@ -1,0 +1,93 @@
+//! Network namespaces: opening, making, removing, and running code inside one.
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
+
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// An open network namespace. Holding it keeps the namespace alive, so it is never
+/// kept longer than one operation for containers.
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// `None` when the path is gone or is no namespace any more (a bind mount that
+    /// was unmounted leaves a plain file).
+    ///
+    /// # Errors
+    /// Other failures to open the path.
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // /proc/PID/ns/net of a process that just ended.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let kind = nix::sys::statfs::fstatfs(&file)?.filesystem_type().0;
+        Ok((kind == NSFS_MAGIC).then_some(Self { file }))
+    }
+
+    /// Makes a namespace that lives as long as the mount at `path`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        File::create(path)?;
+        on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let source = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
+            mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            Ok(())
+        })?;
+        Self::open(path)?.ok_or_else(|| io::Error::other("the namespace vanished while it was made"))
+    }
+
+    /// Unmounts and removes `path`; absent is fine.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove(path: &Path) -> io::Result<()> {
+        match umount2(path, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, and whatever `work` returns.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let file = self.file.as_fd();
+        on_thread(move || {
+            setns(file, CloneFlags::CLONE_NEWNET)?;
+            work()
+        })
+    }
+
+    pub fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// A namespace belongs to a thread: one that changed its own must not go on with other work.
+fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread =
+            std::thread::Builder::new().name("netns".into()).stack_size(256 * 1024).spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("a namespace thread panicked")))
+    })
+}

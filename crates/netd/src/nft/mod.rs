@@ -1,0 +1,4 @@
+//! nftables as values: expressions, tables, and the difference between two tables.
+
+pub mod expression;
+pub mod table;

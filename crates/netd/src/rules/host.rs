@@ -1,0 +1,261 @@
+//! The host's table: isolation of bridges, masquerading, published ports, ingress.
+//!
+//! Per-network rules are few and change with networks only; what changes with every
+//! container is an element of a map, so that attaching costs the same however many
+//! containers there are.
+
+use super::{
+    PRIORITY_DESTINATION_NAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SOURCE_NAT, address_of, address_port,
+    protocol_port_key,
+};
+use crate::nft::expression::{
+    CT_ESTABLISHED, CT_RELATED, CT_STATUS_DNAT, Family, PROTOCOL_TCP, Rule, Verdict, interface_name, octets,
+};
+use crate::nft::table::{
+    Chain, DataType, HOOK_FORWARD, HOOK_INPUT, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table,
+    Value,
+};
+use ipnet::{IpNet, Ipv4Net};
+use skep_model::netstate::{DesiredEndpoint, DesiredNetwork, DesiredPort, NetworkKind};
+use skep_model::network::Protocol;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+const BRIDGES: &str = "bridges";
+const OPEN_BRIDGES: &str = "open_bridges";
+const INTERNAL: &str = "internal";
+const INGRESS: &str = "ingress";
+const INGRESS_PORTS: &str = "ingress_ports";
+const PUBLISH: &str = "publish";
+
+/// A port of the routing mesh with the local addresses behind it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IngressPort {
+    pub published_port: u16,
+    pub target_port: u16,
+    pub protocol: Protocol,
+    pub backends: Vec<IpAddr>,
+}
+
+/// The bridge networks' table; `None` when there is nothing to rule.
+pub fn table<'a>(
+    networks: impl Iterator<Item = &'a DesiredNetwork>,
+    published: impl Iterator<Item = &'a DesiredEndpoint>,
+    ingress: &[IngressPort],
+) -> Option<Table> {
+    let bridges: Vec<Bridge<'_>> = networks.filter_map(Bridge::of).collect();
+    if bridges.is_empty() && ingress.is_empty() {
+        return None;
+    }
+    let mut table = Table::default();
+    add_bridge_sets(&bridges, &mut table);
+    add_published(published, &mut table);
+    add_ingress(ingress, &mut table);
+    add_base_chains(&bridges, &mut table);
+    Some(table)
+}
+
+struct Bridge<'a> {
+    name: &'a str,
+    inter_container: bool,
+    masquerade: bool,
+    network: &'a DesiredNetwork,
+}
+
+impl<'a> Bridge<'a> {
+    fn of(network: &'a DesiredNetwork) -> Option<Self> {
+        match &network.kind {
+            NetworkKind::Bridge { bridge, inter_container, masquerade } => {
+                Some(Self { name: bridge, inter_container: *inter_container, masquerade: *masquerade, network })
+            }
+            NetworkKind::Overlay { .. } => None,
+        }
+    }
+}
+
+fn add_bridge_sets(bridges: &[Bridge<'_>], table: &mut Table) {
+    let names = |keep: &dyn Fn(&Bridge<'_>) -> bool| {
+        let mut set = Set::new(DataType::INTERFACE, SetKind::Set);
+        for bridge in bridges.iter().filter(|bridge| keep(bridge)) {
+            set.elements.insert(interface_name(bridge.name).to_vec(), Value::None);
+        }
+        set
+    };
+    table.sets.insert(BRIDGES.into(), names(&|_| true));
+    table.sets.insert(INTERNAL.into(), names(&|bridge| bridge.network.internal));
+    let mut open = Set::new(DataType::INTERFACE.and(DataType::INTERFACE), SetKind::Set);
+    for bridge in bridges.iter().filter(|bridge| bridge.inter_container) {
+        open.elements.insert(interface_name(bridge.name).repeat(2), Value::None);
+    }
+    table.sets.insert(OPEN_BRIDGES.into(), open);
+}
+
+fn published_map(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "published4",
+        Family::V6 => "published6",
+    }
+}
+
+fn published_at_map(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "published_at4",
+        Family::V6 => "published_at6",
+    }
+}
+
+fn add_published<'a>(endpoints: impl Iterator<Item = &'a DesiredEndpoint>, table: &mut Table) {
+    for family in [Family::V4, Family::V6] {
+        let target = SetKind::Map(DataType::address(family).and(DataType::PORT));
+        let key = DataType::PROTOCOL.and(DataType::PORT);
+        table.sets.insert(published_map(family).into(), Set::new(key, target));
+        let key = DataType::address(family).and(DataType::PROTOCOL).and(DataType::PORT);
+        table.sets.insert(published_at_map(family).into(), Set::new(key, target));
+    }
+    for endpoint in endpoints {
+        for port in &endpoint.ports {
+            for family in [Family::V4, Family::V6] {
+                if let Some((map, key, value)) = published_element(endpoint, port, family)
+                    && let Some(set) = table.sets.get_mut(map)
+                {
+                    set.elements.insert(key, value);
+                }
+            }
+        }
+    }
+}
+
+/// The map, key and value of a published port in one family; a host address is taken
+/// exactly, never widened.
+fn published_element(
+    endpoint: &DesiredEndpoint,
+    port: &DesiredPort,
+    family: Family,
+) -> Option<(&'static str, Vec<u8>, Value)> {
+    let value = Value::Data(address_port(address_of(&endpoint.addresses, family)?, port.container_port));
+    let any = protocol_port_key(port.protocol, port.host_port);
+    match port.host_ip {
+        None => Some((published_map(family), any, value)),
+        Some(address) if Family::of(address) != family => None,
+        Some(address) if address.is_unspecified() => Some((published_map(family), any, value)),
+        Some(address) => {
+            let mut key = octets(address);
+            key.extend_from_slice(&any);
+            Some((published_at_map(family), key, value))
+        }
+    }
+}
+
+fn add_ingress(ports: &[IngressPort], table: &mut Table) {
+    let key = DataType::PROTOCOL.and(DataType::PORT);
+    let mut dispatch = Set::new(key, SetKind::VerdictMap);
+    let mut reserved = Set::new(key, SetKind::Set);
+    for port in ports {
+        let key = protocol_port_key(port.protocol, port.published_port);
+        reserved.elements.insert(key.clone(), Value::None);
+        let v4: Vec<_> = port.backends.iter().filter(|address| address.is_ipv4()).collect();
+        if v4.is_empty() {
+            continue;
+        }
+        let chain = format!("ingress_{}_{}", port.protocol.as_str(), port.published_port);
+        let map = format!("{chain}_backends");
+        let mut backends = Set::new(DataType::INDEX, SetKind::Map(DataType::address(Family::V4).and(DataType::PORT)));
+        let mut count = 0_u32;
+        for address in v4 {
+            let value = Value::Data(address_port(*address, port.target_port));
+            backends.elements.insert(count.to_ne_bytes().to_vec(), value);
+            count += 1;
+        }
+        let rule =
+            Rule::new().family_is(Family::V4).round_robin(count).map_value(&map).destination_nat(Family::V4, true);
+        table.sets.insert(map, backends);
+        table.chains.insert(chain.clone(), Chain::plain(vec![rule]));
+        dispatch.elements.insert(key, Value::Verdict(Verdict::Jump(chain)));
+    }
+    table.sets.insert(INGRESS.into(), dispatch);
+    table.sets.insert(INGRESS_PORTS.into(), reserved);
+}
+
+fn add_base_chains(bridges: &[Bridge<'_>], table: &mut Table) {
+    let jump = || vec![Rule::new().destination_is_local().verdict(&Verdict::Jump(PUBLISH.into()))];
+    let chains: BTreeMap<&str, Chain> = [
+        (PUBLISH, Chain::plain(publish_rules())),
+        ("raw", Chain::at("filter", HOOK_PREROUTING, PRIORITY_RAW, vec![loopback_guard()])),
+        ("prerouting", Chain::at("nat", HOOK_PREROUTING, PRIORITY_DESTINATION_NAT, jump())),
+        ("output", Chain::at("nat", HOOK_OUTPUT, PRIORITY_DESTINATION_NAT, jump())),
+        ("input", Chain::at("filter", HOOK_INPUT, PRIORITY_FILTER, input_rules())),
+        ("forward", Chain::at("filter", HOOK_FORWARD, PRIORITY_FILTER, forward_rules())),
+        ("postrouting", Chain::at("nat", HOOK_POSTROUTING, PRIORITY_SOURCE_NAT, postrouting_rules(bridges))),
+    ]
+    .into();
+    table.chains.extend(chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)));
+}
+
+/// `route_localnet` on a bridge would let a container reach the host's loopback.
+fn loopback_guard() -> Rule {
+    Rule::new().iif_is_not("lo").destination_in(loopback()).verdict(&Verdict::Drop)
+}
+
+fn loopback() -> IpNet {
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into()
+}
+
+fn publish_rules() -> Vec<Rule> {
+    let translate = |family: Family| {
+        let words = family.words();
+        let exact = Rule::new()
+            .family_is(family)
+            .load_destination(family, 0)
+            .load_protocol(words)
+            .load_destination_port(words + 1)
+            .map_value(published_at_map(family))
+            .destination_nat(family, true);
+        let any = Rule::new()
+            .family_is(family)
+            .load_protocol(0)
+            .load_destination_port(1)
+            .map_value(published_map(family))
+            .destination_nat(family, true);
+        [exact, any]
+    };
+    let mut rules: Vec<Rule> = [Family::V4, Family::V6].into_iter().flat_map(translate).collect();
+    rules.push(Rule::new().load_protocol(0).load_destination_port(1).map_verdict(INGRESS));
+    rules
+}
+
+/// What arrives here was not led to a container: a mesh port without a backend. The
+/// reserving socket would let the client wait; a refusal is better.
+fn input_rules() -> Vec<Rule> {
+    let reserved = || Rule::new().load_protocol(0).load_destination_port(1).in_set(INGRESS_PORTS);
+    vec![reserved().protocol_is(PROTOCOL_TCP).reject_tcp_reset(), reserved().reject_port_unreachable()]
+}
+
+fn forward_rules() -> Vec<Rule> {
+    vec![
+        Rule::new().ct_state_any(CT_ESTABLISHED | CT_RELATED).verdict(&Verdict::Accept),
+        Rule::new().load_iif_name(0).load_oif_name(4).in_set(OPEN_BRIDGES).verdict(&Verdict::Accept),
+        Rule::new().load_iif_name(0).in_set(INTERNAL).verdict(&Verdict::Drop),
+        Rule::new().load_oif_name(0).in_set(INTERNAL).verdict(&Verdict::Drop),
+        Rule::new().ct_status_any(CT_STATUS_DNAT).verdict(&Verdict::Accept),
+        // Into a bridge only what is published or answers: neither other bridges nor
+        // the outside reach a container's other ports, nor each other without
+        // inter-container traffic.
+        Rule::new().load_oif_name(0).in_set(BRIDGES).verdict(&Verdict::Drop),
+    ]
+}
+
+fn postrouting_rules(bridges: &[Bridge<'_>]) -> Vec<Rule> {
+    let mut rules = vec![Rule::new().source_in(loopback()).load_oif_name(0).in_set(BRIDGES).masquerade()];
+    for bridge in bridges {
+        for subnet in &bridge.network.subnets {
+            // A container that comes back to its own bridge by a published port: the
+            // answer must take the same way back.
+            rules
+                .push(Rule::new().source_in(subnet.net).oif_is(bridge.name).ct_status_any(CT_STATUS_DNAT).masquerade());
+            if bridge.masquerade && !bridge.network.internal {
+                rules.push(Rule::new().source_in(subnet.net).oif_is_not(bridge.name).masquerade());
+            }
+        }
+    }
+    rules
+}

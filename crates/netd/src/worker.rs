@@ -1,0 +1,538 @@
+//! The one owner of the desired state and of the kernel: takes commands, converges,
+//! repairs what others changed, retries what failed.
+
+use crate::NetdConfig;
+use crate::balance::{self, Balancer};
+use crate::desired::Desired;
+use crate::diff::{self, Op};
+use crate::dns::Resolvers;
+use crate::kernel::apply::Kernel;
+use crate::nft::table::{self, Table};
+use crate::plan::{PlaceId, Seen, Wanted};
+use crate::ports::{self, Holder, Ports};
+use crate::wanted::{self, wanted};
+use ipnet::IpNet;
+use skep_model::error::{Error, Result};
+use skep_model::id::{ContainerId, EndpointId, NetworkId};
+use skep_model::netstate::{
+    AttachRequest, ClusterNetState, DesiredEndpoint, DesiredNetwork, LocalNetState, NetdStatus, NetworkKind,
+};
+use skep_model::network::Protocol;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// What failed is tried again this often.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Changes that no event announces are found at the latest after this long.
+const FULL_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Changes come in bursts; one look after a burst is enough.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Without a command for this long a burst of them has ended.
+const QUIET: Duration = Duration::from_millis(500);
+/// Looking takes at most about one part in this many of the time.
+const CHECK_SHARE: u32 = 10;
+/// However long a look takes, the next one comes within this.
+const CHECK_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// A request from the socket.
+pub enum Command {
+    SyncLocal(LocalNetState, Reply<()>),
+    PutNetwork(DesiredNetwork, Reply<()>),
+    RemoveNetwork(NetworkId, Reply<()>),
+    Attach(AttachRequest, Reply<()>),
+    Detach(ContainerId, Reply<()>),
+    DetachEndpoint(EndpointId, Reply<()>),
+    SetCluster(ClusterNetState, Reply<()>),
+    ClearCluster(Reply<()>),
+    Status(Reply<NetdStatus>),
+    Verify(Reply<Vec<String>>),
+}
+
+/// Everything that makes the worker move, besides time.
+pub enum Input {
+    Command(Box<Command>),
+    KernelChanged,
+}
+
+/// Which namespaces a convergence looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Not the containers'.
+    Networks,
+    Everything,
+}
+
+/// Why a difference is there, which decides whether it is news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The desired state was just edited.
+    Edit,
+    /// Nobody asked for a change: somebody else made one.
+    Drift,
+}
+
+pub struct Worker {
+    state_path: PathBuf,
+    /// Only the worker writes; the resolvers read.
+    desired: Arc<RwLock<Desired>>,
+    kernel: Kernel,
+    ports: Ports,
+    resolvers: Resolvers,
+    balancer: Box<dyn Balancer>,
+    runtime: tokio::runtime::Handle,
+    /// What the kernel's tables were left at, to send differences only.
+    tables: BTreeMap<PlaceId, Table>,
+    kernel_changed: Arc<AtomicBool>,
+    repairs: u64,
+    failing: Failing,
+    next_check: Option<Instant>,
+    check_deadline: Option<Instant>,
+    last_check: Instant,
+    last_check_took: Duration,
+}
+
+/// What could not be made, by where it came from.
+#[derive(Debug, Default)]
+struct Failing {
+    /// The difference that is still there, and the reason.
+    ops: BTreeMap<String, String>,
+    ports: Vec<String>,
+    resolvers: Vec<String>,
+    impossible: Vec<String>,
+}
+
+impl Failing {
+    fn lines(&self) -> Vec<String> {
+        let ops = self.ops.iter().map(|(op, reason)| format!("{op}: {reason}"));
+        ops.chain(self.ports.iter().cloned())
+            .chain(self.resolvers.iter().cloned())
+            .chain(self.impossible.iter().cloned())
+            .collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.ports.is_empty() && self.resolvers.is_empty()
+    }
+}
+
+impl Worker {
+    /// Reads the state file and takes up where the last netd ended.
+    ///
+    /// # Errors
+    /// When the state file or netlink cannot be opened, or the balancer cannot be had.
+    pub fn open(config: &NetdConfig, kernel_changed: Arc<AtomicBool>, runtime: tokio::runtime::Handle) -> Result<Self> {
+        if let Some(directory) = config.state.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let balancer = balance::choose(config.balancer)?;
+        let desired = Arc::new(RwLock::new(Desired::load(&config.state)?));
+        let mut worker = Self {
+            state_path: config.state.clone(),
+            kernel: Kernel::open(config.overlay_directory())?,
+            ports: Ports::default(),
+            resolvers: Resolvers::new(runtime.clone(), desired.clone()),
+            desired,
+            balancer,
+            runtime,
+            tables: BTreeMap::new(),
+            kernel_changed,
+            repairs: 0,
+            failing: Failing::default(),
+            next_check: None,
+            check_deadline: None,
+            last_check: Instant::now(),
+            last_check_took: Duration::ZERO,
+        };
+        worker.converge(Scope::Everything, Cause::Drift);
+        Ok(worker)
+    }
+
+    /// Serves until all senders are gone.
+    pub fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            let wait = self.next_wake().saturating_duration_since(Instant::now());
+            let runtime = self.runtime.clone();
+            let received = runtime.block_on(async { tokio::time::timeout(wait, inputs.recv()).await });
+            match received {
+                Ok(Some(Input::Command(command))) => {
+                    self.handle(*command);
+                    self.postpone_check();
+                }
+                Ok(Some(Input::KernelChanged)) => self.note_kernel_change(),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            if Instant::now() >= self.next_wake() {
+                self.converge(Scope::Everything, Cause::Drift);
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let regular = if self.failing.is_empty() { FULL_CHECK_INTERVAL } else { RETRY_INTERVAL };
+        let regular = self.last_check + regular.max(self.check_pause());
+        self.next_check.map_or(regular, |check| check.min(regular))
+    }
+
+    fn note_kernel_change(&mut self) {
+        self.kernel_changed.store(false, Ordering::Release);
+        let earliest = (Instant::now() + DEBOUNCE).max(self.last_check + self.check_pause());
+        self.next_check = self.next_check.or(Some(earliest));
+        self.check_deadline = self.check_deadline.or_else(|| Some(Instant::now() + CHECK_PAUSE_MAX));
+    }
+
+    /// Most changes during a burst of commands are our own: the look waits for its end,
+    /// but not for ever.
+    fn postpone_check(&mut self) {
+        if let (Some(check), Some(deadline)) = (self.next_check, self.check_deadline) {
+            self.next_check = Some(check.max(Instant::now() + QUIET).min(deadline.max(check)));
+        }
+    }
+
+    fn check_pause(&self) -> Duration {
+        (self.last_check_took * CHECK_SHARE).min(CHECK_PAUSE_MAX)
+    }
+
+    fn handle(&mut self, command: Command) {
+        // A caller that went away has no use for its answer.
+        match command {
+            Command::SyncLocal(state, reply) => drop(reply.send(self.sync_local(state))),
+            Command::PutNetwork(network, reply) => drop(reply.send(self.put_network(network))),
+            Command::RemoveNetwork(id, reply) => drop(reply.send(self.remove_network(&id))),
+            Command::Attach(request, reply) => drop(reply.send(self.attach(&request))),
+            Command::Detach(id, reply) => drop(reply.send(self.detach(|endpoint| endpoint.container == id))),
+            Command::DetachEndpoint(id, reply) => drop(reply.send(self.detach(|endpoint| endpoint.id == id))),
+            Command::SetCluster(state, reply) => drop(reply.send(self.set_cluster(state))),
+            Command::ClearCluster(reply) => drop(reply.send(self.clear_cluster())),
+            Command::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Command::Verify(reply) => drop(reply.send(self.verify())),
+        }
+    }
+
+    fn sync_local(&mut self, state: LocalNetState) -> Result<()> {
+        self.edit(|desired| desired.sync_local(state))?;
+        // What cannot be made now is retried; the daemon must be able to start.
+        self.converge(Scope::Everything, Cause::Edit);
+        self.save()
+    }
+
+    fn put_network(&mut self, network: DesiredNetwork) -> Result<()> {
+        let before = self.read(|desired| desired.local.networks.clone());
+        let place = match &network.kind {
+            NetworkKind::Bridge { .. } => PlaceId::Host,
+            NetworkKind::Overlay { .. } => PlaceId::Overlay(network.id.clone()),
+        };
+        self.edit(|desired| desired.put_network(network))?;
+        let failures = self.converge(Scope::Networks, Cause::Edit);
+        if let Some((op, reason)) = failures.iter().find(|(op, _)| op.place() == Some(&place)) {
+            let error = Error::internal(format!("{op}: {reason}"));
+            self.edit(|desired| {
+                desired.local.networks = before;
+                Ok(())
+            })?;
+            self.converge(Scope::Networks, Cause::Edit);
+            return Err(error);
+        }
+        self.save()
+    }
+
+    fn remove_network(&mut self, id: &NetworkId) -> Result<()> {
+        self.edit(|desired| desired.remove_network(id))?;
+        self.save()?;
+        self.converge(Scope::Networks, Cause::Edit);
+        Ok(())
+    }
+
+    fn set_cluster(&mut self, state: ClusterNetState) -> Result<()> {
+        let before = self.read(|desired| wanted(desired, self.balancer.as_ref()).backends);
+        self.edit(|desired| desired.set_cluster(state))?;
+        self.save()?;
+        let failures = self.converge(Scope::Networks, Cause::Edit);
+        self.flush_vanished(&before);
+        match failures.into_iter().next() {
+            Some((op, reason)) => Err(Error::internal(format!("{op}: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn clear_cluster(&mut self) -> Result<()> {
+        self.edit(|desired| {
+            desired.cluster = ClusterNetState::default();
+            Ok(())
+        })?;
+        self.save()?;
+        self.converge(Scope::Everything, Cause::Edit);
+        Ok(())
+    }
+
+    /// All legs of one container or none.
+    fn attach(&mut self, request: &AttachRequest) -> Result<()> {
+        let ports: Vec<_> = request.endpoints.iter().flat_map(ports::of_endpoint).collect();
+        self.ports.take(&ports)?;
+        let outcome = self
+            .edit(|desired| desired.attach(request))
+            .and_then(|()| self.attach_in_kernel(request))
+            .and_then(|()| self.save());
+        if let Err(error) = outcome {
+            let ids: BTreeSet<&EndpointId> = request.endpoints.iter().map(|endpoint| &endpoint.id).collect();
+            if let Err(undo) = self.detach(|endpoint| ids.contains(&endpoint.id)) {
+                tracing::warn!(error = %undo.message, "cannot undo a failed attachment completely");
+            }
+            self.ports.release(|holder| matches!(holder, Holder::Endpoint(id) if ids.contains(id)));
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn attach_in_kernel(&mut self, request: &AttachRequest) -> Result<()> {
+        let namespaces: BTreeSet<PathBuf> = request.endpoints.iter().map(|endpoint| endpoint.netns.clone()).collect();
+        for path in &namespaces {
+            self.open_resolver(path).map_err(|error| Error::internal(format!("resolver: {error}")))?;
+        }
+        let wanted = self.read(|desired| wanted::containers(desired, &namespaces));
+        let mut containers = wanted.clone();
+        containers.places.retain(|place, _| matches!(place, PlaceId::Container(_)));
+        let seen = self.kernel.observe(&containers)?;
+        if let Some(path) =
+            namespaces.iter().find(|path| !seen.places.contains_key(&PlaceId::Container((*path).clone())))
+        {
+            return Err(Error::not_found(format!("network namespace {} does not exist", path.display())));
+        }
+        let ops = diff::attachment(&wanted, &seen);
+        let failed = self.kernel.apply(&ops);
+        if let Some((op, error)) = failed.first() {
+            return Err(Error::internal(format!("cannot attach: {op}: {error}")));
+        }
+        let needs_rules = request.endpoints.iter().any(|endpoint| !endpoint.ports.is_empty());
+        if needs_rules || self.read(|desired| !desired.cluster.ingress.is_empty()) {
+            self.update_host_rules()?;
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, gone: impl Fn(&DesiredEndpoint) -> bool) -> Result<()> {
+        let removed = self.edit(|desired| Ok(desired.detach(&gone)))?;
+        if removed.is_empty() {
+            return Ok(());
+        }
+        self.save()?;
+        let removed_ids: BTreeSet<&EndpointId> = removed.iter().map(|endpoint| &endpoint.id).collect();
+        let had_rules = removed.iter().any(|endpoint| !endpoint.ports.is_empty());
+        if had_rules || self.read(|desired| !desired.cluster.ingress.is_empty()) {
+            self.update_host_rules()?;
+        }
+        self.forget_flows(&removed);
+        self.ports.release(|holder| matches!(holder, Holder::Endpoint(id) if removed_ids.contains(id)));
+        // The redirection inside the container stays: it harms nobody there, dies with
+        // the namespace, and taking it out costs a grace period of the kernel.
+        let resolvers = self.read(|desired| desired.local.resolvers.keys().cloned().collect());
+        self.resolvers.retain(&resolvers);
+        let ops: Vec<Op> = self.read(|desired| {
+            removed
+                .iter()
+                .filter_map(|endpoint| Some(delete_port(endpoint, desired.network(&endpoint.network)?)))
+                .collect()
+        });
+        for (op, error) in self.kernel.apply(&ops) {
+            // A dead container's namespace takes its rules with it; a link that stays is found by the next check.
+            tracing::warn!(%op, %error, "cannot detach completely, trying again");
+            self.failing.ops.insert(op.to_string(), error.to_string());
+        }
+        Ok(())
+    }
+
+    /// UDP has no end of connection: a client would go on talking to the old address.
+    fn forget_flows(&mut self, removed: &[DesiredEndpoint]) {
+        let publishes_udp = |endpoint: &&DesiredEndpoint| {
+            endpoint.ports.iter().any(|port| port.protocol == Protocol::Udp)
+                || self.read(|desired| desired.cluster.ingress.iter().any(|port| port.protocol == Protocol::Udp))
+        };
+        let addresses: Vec<IpAddr> =
+            removed.iter().filter(publishes_udp).flat_map(|e| &e.addresses).map(IpNet::addr).collect();
+        // Looking through the kernel's connections takes milliseconds.
+        if addresses.is_empty() {
+            return;
+        }
+        if let Err(error) = self.kernel.flush_flows(&PlaceId::Host, &addresses) {
+            tracing::warn!(%error, "cannot forget the flows of a detached container");
+        }
+    }
+
+    /// Makes the host's table right by the difference to what it was left at, or, when
+    /// somebody changed it, to what it is.
+    fn update_host_rules(&mut self) -> Result<()> {
+        let all = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        let want = all.places.get(&PlaceId::Host).and_then(|place| place.table.clone());
+        let changes = table::difference(want.as_ref(), self.tables.get(&PlaceId::Host));
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let failed = self.kernel.apply(&[Op::Rules { place: PlaceId::Host, changes }]);
+        if failed.is_empty() {
+            match want {
+                Some(table) => self.tables.insert(PlaceId::Host, table),
+                None => self.tables.remove(&PlaceId::Host),
+            };
+            return Ok(());
+        }
+        let failures = self.converge(Scope::Networks, Cause::Drift);
+        match failures.into_iter().find(|(op, _)| matches!(op, Op::Rules { place: PlaceId::Host, .. })) {
+            Some((op, reason)) => Err(Error::internal(format!("{op}: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks, compares and acts; returns what failed and did not fail before.
+    fn converge(&mut self, scope: Scope, cause: Cause) -> Vec<(Op, String)> {
+        let started = Instant::now();
+        self.converge_resolvers();
+        let wanted_ports = self.read(ports::wanted);
+        self.failing.ports = self.ports.converge(&wanted_ports);
+        let mut wanted = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        self.failing.impossible = std::mem::take(&mut wanted.impossible);
+        if scope == Scope::Networks {
+            wanted.places.retain(|place, _| !matches!(place, PlaceId::Container(_)));
+        }
+        let new_failures = match self.kernel.observe_all(&wanted) {
+            Ok(seen) => self.act(&wanted, &seen, cause),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the kernel's network state");
+                self.failing.ops.insert("reading the kernel".into(), error.to_string());
+                Vec::new()
+            }
+        };
+        self.last_check = Instant::now();
+        if scope == Scope::Everything {
+            self.last_check_took = started.elapsed();
+            self.next_check = None;
+            self.check_deadline = None;
+        }
+        new_failures
+    }
+
+    fn act(&mut self, wanted: &Wanted, seen: &Seen, cause: Cause) -> Vec<(Op, String)> {
+        // Without a look into the containers no port is made or broken.
+        let ops = diff::difference(wanted, seen);
+        let failed = self.kernel.apply(&ops);
+        let failed_ops: BTreeSet<String> = failed.iter().map(|(op, _)| op.to_string()).collect();
+        for op in ops.iter().filter(|op| cause == Cause::Drift && !failed_ops.contains(&op.to_string())) {
+            self.repairs += 1;
+            tracing::warn!(repaired = %op, "the kernel's network state was different");
+        }
+        let rules_failed = |place: &PlaceId| {
+            failed.iter().any(|(op, _)| matches!(op, Op::Rules { place: other, .. } if other == place))
+        };
+        for place in
+            seen.places.keys().chain(wanted.places.keys()).filter(|place| !matches!(place, PlaceId::Container(_)))
+        {
+            match wanted.places.get(place).and_then(|want| want.table.clone()) {
+                Some(table) if !rules_failed(place) => self.tables.insert(place.clone(), table),
+                _ => self.tables.remove(place),
+            };
+        }
+        let before = std::mem::take(&mut self.failing.ops);
+        let mut new = Vec::new();
+        for (op, error) in failed {
+            let (text, reason) = (op.to_string(), error.to_string());
+            if !before.contains_key(&text) {
+                tracing::warn!(%op, %error, "cannot change the kernel's network state, trying again");
+                new.push((op, reason.clone()));
+            }
+            self.failing.ops.insert(text, reason);
+        }
+        new
+    }
+
+    fn converge_resolvers(&mut self) {
+        let wanted: BTreeSet<PathBuf> = self.read(|desired| desired.local.resolvers.keys().cloned().collect());
+        self.resolvers.retain(&wanted);
+        self.failing.resolvers.clear();
+        for path in wanted {
+            match self.open_resolver(&path) {
+                Ok(()) => {}
+                // The namespace died; its container will be detached.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => self.failing.resolvers.push(format!("resolver of {}: {error}", path.display())),
+            }
+        }
+    }
+
+    /// Has the resolver of a namespace listen, if one is wanted there.
+    fn open_resolver(&mut self, path: &PathBuf) -> std::io::Result<()> {
+        let (is_wanted, port) =
+            self.read(|desired| (desired.wants_resolver(path), desired.resolver_ports.get(path).copied()));
+        if !is_wanted || self.resolvers.is_open(path) {
+            return Ok(());
+        }
+        let taken = self.resolvers.open(path, port)?;
+        if port != Some(taken) {
+            self.write(|desired| desired.resolver_ports.insert(path.clone(), taken));
+        }
+        Ok(())
+    }
+
+    fn flush_vanished(&mut self, before: &BTreeSet<(PlaceId, IpAddr)>) {
+        let after = self.read(|desired| wanted(desired, self.balancer.as_ref()).backends);
+        let mut vanished: BTreeMap<PlaceId, Vec<IpAddr>> = BTreeMap::new();
+        for (place, address) in before.difference(&after) {
+            vanished.entry(place.clone()).or_default().push(*address);
+        }
+        for (place, addresses) in vanished {
+            if let Err(error) = self.kernel.flush_flows(&place, &addresses) {
+                tracing::warn!(%place, %error, "cannot forget the flows of removed backends");
+            }
+        }
+    }
+
+    fn status(&self) -> NetdStatus {
+        NetdStatus {
+            pid: std::process::id(),
+            balancer: self.balancer.name().to_owned(),
+            cluster_generation: self.read(|desired| desired.cluster.generation),
+            repairs: self.repairs,
+            failing: self.failing.lines(),
+        }
+    }
+
+    fn verify(&mut self) -> Result<Vec<String>> {
+        let wanted = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        let seen = self.kernel.observe_all(&wanted)?;
+        let mut lines: Vec<String> = diff::difference(&wanted, &seen).iter().map(ToString::to_string).collect();
+        lines.extend(wanted.impossible);
+        lines.extend(self.failing.ports.iter().cloned());
+        lines.extend(self.failing.resolvers.iter().cloned());
+        Ok(lines)
+    }
+
+    fn save(&self) -> Result<()> {
+        let outcome = self.read(|desired| desired.save(&self.state_path));
+        outcome.map_err(|error| Error::internal(format!("cannot save {}: {error}", self.state_path.display())))
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Desired) -> T) -> T {
+        look(&self.desired.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Desired) -> T) -> T {
+        change(&mut self.desired.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn edit<T>(&self, change: impl FnOnce(&mut Desired) -> Result<T>) -> Result<T> {
+        self.write(change)
+    }
+}
+
+fn delete_port(endpoint: &DesiredEndpoint, network: &DesiredNetwork) -> Op {
+    let place = match network.kind {
+        NetworkKind::Bridge { .. } => PlaceId::Host,
+        NetworkKind::Overlay { .. } => PlaceId::Overlay(network.id.clone()),
+    };
+    Op::DeleteLink { place, name: wanted::port_name(endpoint) }
+}

@@ -1,0 +1,375 @@
+//! One machine: a network namespace with an uplink to an outside machine, and a daemon.
+
+use crate::client::{Client, environment, failure, success};
+use crate::wait;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+use tempfile::TempDir;
+
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// Address of the host on its uplink.
+pub const HOST_ADDRESS: &str = "10.99.0.1";
+/// Address of the outside machine.
+pub const OUTSIDE_ADDRESS: &str = "10.99.0.254";
+
+/// A machine under test. Everything it made goes when it is dropped.
+pub struct Host {
+    namespace: String,
+    outside: String,
+    data: TempDir,
+    exec_root: PathBuf,
+    cgroup_parent: String,
+    daemon: Option<Child>,
+    client: Client,
+}
+
+impl Host {
+    /// Makes the machine and starts its daemon; verbs run with `client`.
+    ///
+    /// # Errors
+    /// When the kernel or the daemon refuses.
+    pub fn start(client: &Client) -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("skt{}-{number}", std::process::id());
+        let target = environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?;
+        let mut host = Self {
+            namespace: name.clone(),
+            outside: format!("{name}o"),
+            data: tempfile::Builder::new().prefix("skep-test-").tempdir_in(target)?,
+            exec_root: PathBuf::from(format!("/run/{name}")),
+            cgroup_parent: format!("/{name}"),
+            daemon: None,
+            client: client.clone(),
+        };
+        host.make_network()?;
+        fs::create_dir_all(&host.exec_root)?;
+        host.start_daemon()?;
+        Ok(host)
+    }
+
+    fn make_network(&self) -> Result<()> {
+        let (inside, outside) = (&self.namespace, &self.outside);
+        for line in [
+            format!("ip netns add {inside}"),
+            format!("ip netns add {outside}"),
+            format!("ip -n {inside} link set lo up"),
+            format!("ip -n {outside} link set lo up"),
+            format!("ip -n {inside} link add eth0 type veth peer name eth0 netns {outside}"),
+            format!("ip -n {inside} addr add {HOST_ADDRESS}/24 dev eth0"),
+            format!("ip -n {outside} addr add {OUTSIDE_ADDRESS}/24 dev eth0"),
+            format!("ip -n {inside} link set eth0 up"),
+            format!("ip -n {outside} link set eth0 up"),
+            format!("ip -n {inside} route add default via {OUTSIDE_ADDRESS}"),
+        ] {
+            run(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Starts (or starts again) the daemon and waits for its first answer.
+    ///
+    /// # Errors
+    /// When it ends or stays silent; its log is part of the text.
+    pub fn start_daemon(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let child = self
+            .inside(&[])
+            .arg(environment("SKEP_TEST_SKEP"))
+            .arg("daemon")
+            .arg("--data-root")
+            .arg(self.data.path().join("lib"))
+            .arg("--exec-root")
+            .arg(&self.exec_root)
+            .args(["--host", &format!("unix://{}", self.socket())])
+            .arg("--pidfile")
+            .arg(self.exec_root.join("skep.pid"))
+            .args(["--cgroup-parent", &self.cgroup_parent, "--debug"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start the daemon")?;
+        self.daemon = Some(child);
+        let begin = Instant::now();
+        loop {
+            let failure = match self.ok(&["version"]) {
+                Ok(_) => return Ok(()),
+                Err(failure) => failure,
+            };
+            let ended = self.daemon.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if let Some(status) = ended {
+                self.daemon = None;
+                bail!("the daemon ended with {status}:\n{}", self.log());
+            }
+            if begin.elapsed() > wait::DEADLINE {
+                return Err(failure.context(format!("no answer of the daemon:\n{}", self.log())));
+            }
+            std::thread::sleep(wait::POLL);
+        }
+    }
+
+    /// What the daemon wrote so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let tail: Vec<&str> = text.lines().rev().take(60).collect();
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data.path().join("daemon.log")
+    }
+
+    /// Path of the API socket.
+    #[must_use]
+    pub fn socket(&self) -> String {
+        self.exec_root.join("skep.sock").to_string_lossy().into_owned()
+    }
+
+    /// Folder for sockets and run directories.
+    #[must_use]
+    pub fn exec_root(&self) -> &Path {
+        &self.exec_root
+    }
+
+    /// A scratch folder that goes with the host.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// cgroup below which the host's containers live.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> &str {
+        &self.cgroup_parent
+    }
+
+    /// The client's command with its connection set.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        self.client.command(&self.socket(), args)
+    }
+
+    /// Runs a client verb that must succeed and gives its output.
+    ///
+    /// # Errors
+    /// With the verb and both outputs.
+    pub fn ok(&self, args: &[&str]) -> Result<String> {
+        let output = self.command(args).output().with_context(|| format!("{:?}", self.client.program))?;
+        success(&output).with_context(|| format!("{} {}", self.client.label, args.join(" ")))
+    }
+
+    /// Runs a client verb that must fail and gives what it says.
+    ///
+    /// # Errors
+    /// When it succeeds.
+    pub fn refused(&self, args: &[&str]) -> Result<String> {
+        let output = self.command(args).output().with_context(|| format!("{:?}", self.client.program))?;
+        failure(&output).with_context(|| format!("{} {}", self.client.label, args.join(" ")))
+    }
+
+    /// Runs a verb on a terminal of 33 rows and 101 columns and gives all that appeared.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn on_terminal(&self, args: &[&str]) -> Result<String> {
+        let quoted: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
+        let line = format!("stty rows 33 cols 101; exec {} {}", self.client.program.display(), quoted.join(" "));
+        let command = self.client.command(&self.socket(), &[]);
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
+        for (key, value) in command.get_envs() {
+            script.env(key, value.unwrap_or_default());
+        }
+        success(&script.output()?).with_context(|| args.join(" "))
+    }
+
+    /// `inspect` of anything, as JSON.
+    ///
+    /// # Errors
+    /// When there is no such object.
+    pub fn inspect(&self, args: &[&str]) -> Result<Value> {
+        let text = self.ok(args)?;
+        let list: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+        list.get(0).cloned().context("an empty list")
+    }
+
+    /// Makes the image `busybox` from Debian's static busybox.
+    ///
+    /// # Errors
+    /// When importing fails.
+    pub fn import_busybox(&self) -> Result<()> {
+        let tar = environment("SKEP_TEST_BUSYBOX_TAR");
+        self.ok(&["import", "-c", "CMD [\"sh\"]", &tar.to_string_lossy(), "busybox:latest"]).map(drop)
+    }
+
+    /// Builds the image `whoami` from its Dockerfile.
+    ///
+    /// # Errors
+    /// When building fails.
+    pub fn build_whoami(&self) -> Result<String> {
+        let context = environment("SKEP_TEST_WHOAMI_CONTEXT");
+        self.ok(&["build", "-t", "whoami", &context.to_string_lossy()])
+    }
+
+    /// A program in the host's network namespace.
+    #[must_use]
+    pub fn inside(&self, args: &[&str]) -> Command {
+        in_namespace(&self.namespace, args)
+    }
+
+    /// Output of a program in the host's network namespace.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn inside_ok(&self, args: &[&str]) -> Result<String> {
+        success(&self.inside(args).stdin(Stdio::null()).output()?).with_context(|| args.join(" "))
+    }
+
+    /// Output of a program on the outside machine.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn outside_ok(&self, args: &[&str]) -> Result<String> {
+        success(&in_namespace(&self.outside, args).stdin(Stdio::null()).output()?).with_context(|| args.join(" "))
+    }
+
+    /// Which task answered at a URL, asked on the host itself.
+    ///
+    /// # Errors
+    /// When nobody answers like `whoami`.
+    pub fn who_answers(&self, url: &str) -> Result<String> {
+        hostname_in(&self.inside_ok(&["curl", "--silent", "--show-error", "--max-time", "5", url])?)
+    }
+
+    /// The same, asked from the outside machine.
+    ///
+    /// # Errors
+    /// When nobody answers like `whoami`.
+    pub fn who_answers_outside(&self, url: &str) -> Result<String> {
+        hostname_in(&self.outside_ok(&["curl", "--silent", "--show-error", "--max-time", "5", url])?)
+    }
+
+    /// The daemon's process.
+    ///
+    /// # Panics
+    /// When it is not running.
+    #[must_use]
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().map(Child::id).expect("the daemon runs")
+    }
+
+    /// SIGKILL to the daemon alone.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn kill_daemon(&mut self) -> Result<()> {
+        let mut child = self.daemon.take().context("the daemon does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, then waits for the end.
+    ///
+    /// # Errors
+    /// When it ends badly or not at all.
+    pub fn stop_daemon(&mut self) -> Result<()> {
+        let mut child = self.daemon.take().context("the daemon does not run")?;
+        run(&format!("kill {}", child.id()))?;
+        let status = wait::until("the daemon to stop", || child.try_wait()?.context("still running"))?;
+        ensure!(status.success(), "the daemon ended with {status}: {}", self.log());
+        Ok(())
+    }
+
+    /// Pids of our processes of one role (`netd`, `shim`) that belong to this host.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn role_pids(&self, role: &str) -> Result<Vec<u32>> {
+        let exec_root = self.exec_root.to_string_lossy().into_owned();
+        let mut pids = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|text| text.parse::<u32>().ok()) else { continue };
+            let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+            let words: Vec<String> = line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+            if words.get(1).is_some_and(|w| w == role) && words.iter().any(|w| w.contains(&exec_root)) {
+                pids.push(pid);
+            }
+        }
+        Ok(pids)
+    }
+
+    fn clean(&mut self) {
+        if self.daemon.is_some() {
+            let _ = self.ok(&["swarm", "leave", "--force"]);
+            if let Ok(containers) = self.ok(&["ps", "-aq"]) {
+                let mut args = vec!["rm", "-f", "-v"];
+                args.extend(containers.split_whitespace());
+                if args.len() > 3 {
+                    let _ = self.ok(&args);
+                }
+            }
+            let _ = self.stop_daemon();
+        }
+        if let Some(mut child) = self.daemon.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for role in ["netd", "shim"] {
+            for pid in self.role_pids(role).unwrap_or_default() {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+            }
+        }
+        for namespace in [&self.namespace, &self.outside] {
+            let pids = Command::new("ip").args(["netns", "pids", namespace]).output();
+            for pid in
+                pids.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default().split_whitespace()
+            {
+                let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
+            }
+            let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
+        }
+        let _ = fs::remove_dir_all(&self.exec_root);
+        crate::leftovers::remove_cgroups(&self.cgroup_parent);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::env::var_os("SKEP_TEST_SHOW_LOG").is_some() {
+            #[expect(clippy::print_stderr, reason = "asked for by whoever debugs a test")]
+            {
+                eprintln!("{}", self.log());
+            }
+        }
+        self.clean();
+    }
+}
+
+fn in_namespace(namespace: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("nsenter");
+    // `ip netns exec` would remount /sys and hide the cgroups.
+    command.arg(format!("--net=/run/netns/{namespace}")).arg("--").args(args);
+    command
+}
+
+fn hostname_in(text: &str) -> Result<String> {
+    match text.lines().find_map(|line| line.strip_prefix("Hostname: ")) {
+        Some(name) => Ok(name.to_owned()),
+        None => bail!("not an answer of whoami: {text}"),
+    }
+}
+
+fn run(line: &str) -> Result<()> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (program, args) = words.split_first().context("an empty command")?;
+    success(&Command::new(program).args(args).stdin(Stdio::null()).output()?).map(drop).with_context(|| line.to_owned())
+}

@@ -1,0 +1,48 @@
+//! Stock clients against a running daemon. Each trial has a host of its own and runs
+//! once per client: Debian's docker, a newer docker where there is one, and skep.
+
+#![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
+
+mod bad_input;
+mod crash;
+mod engine;
+mod images;
+mod network;
+mod swarm;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use skep_conformance::{Client, Host};
+
+/// A scenario: a name and what to do on a fresh host.
+pub(crate) type Scenario = (&'static str, fn(&mut Host) -> Result<()>);
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each trial runs a daemon and containers; more at once than cores only adds noise.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let mut trials = Vec::new();
+    for client in Client::all() {
+        let every_client =
+            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, bad_input::SCENARIOS];
+        for (name, run) in every_client.concat() {
+            trials.push(trial(&client, name, run));
+        }
+    }
+    for (name, run) in crash::SCENARIOS {
+        trials.push(trial(&Client::debian_docker(), name, *run));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(client: &Client, name: &str, run: fn(&mut Host) -> Result<()>) -> Trial {
+    let client = client.clone();
+    Trial::test(format!("{}::{name}", client.label), move || {
+        let mut host = Host::start(&client).map_err(failed)?;
+        run(&mut host).with_context(|| format!("daemon log:\n{}", host.log())).map_err(failed)
+    })
+}
+
+fn failed(error: anyhow::Error) -> Failed {
+    Failed::from(format!("{error:#}"))
+}

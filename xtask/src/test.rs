@@ -1,0 +1,54 @@
+//! `cargo xtask test`: unit and integration tests, the simulation, and the stock
+//! clients against a running daemon.
+
+use crate::sh::{cmd, say, target};
+use crate::{images, setup};
+use anyhow::Result;
+
+/// Seeds of the simulation in a normal run.
+const SIMULATION_SEEDS: u64 = 500;
+
+/// All tests, or those whose name contains `filter`.
+pub(crate) fn run(filter: Option<&str>) -> Result<()> {
+    setup::packages()?;
+    say("unit and integration tests");
+    let mut args = vec!["test", "--workspace", "--locked", "--quiet", "--exclude", "skep-conformance"];
+    args.extend(filter);
+    cargo(&args)?;
+    if filter.is_none() {
+        simulation(SIMULATION_SEEDS)?;
+    }
+    clients(filter)
+}
+
+/// Stock clients against a running daemon.
+pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
+    setup::packages()?;
+    let docker = setup::docker_cli()?;
+    let busybox = images::busybox_tar()?;
+    let whoami = images::whoami_context()?;
+    say("building skep");
+    cargo(&["build", "--locked", "--quiet", "--package", "skep-daemon"])?;
+    say("stock clients against a running daemon");
+    let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", "clients", "--"];
+    args.extend(filter);
+    crate::sh::run(
+        cmd("cargo", &args)
+            .env("SKEP_TEST_SKEP", target().join("debug/skep"))
+            .env("SKEP_TEST_DOCKER", docker)
+            .env("SKEP_TEST_BUSYBOX_TAR", busybox)
+            .env("SKEP_TEST_WHOAMI_CONTEXT", whoami),
+    )
+}
+
+/// The seeded world; prints its own summary line.
+pub(crate) fn simulation(seeds: u64) -> Result<()> {
+    say(&format!("simulation, {seeds} seeds"));
+    let seeds = seeds.to_string();
+    let run = ["run", "--locked", "--quiet", "--release", "--package", "skep-sim", "--bin", "skep-sim"];
+    cargo(&[run.as_slice(), &["--", "--seeds", &seeds]].concat())
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    crate::sh::run(&mut cmd("cargo", args))
+}
