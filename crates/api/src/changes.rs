@@ -80,10 +80,9 @@ fn pairs(word: &str, rest: &str) -> Result<Vec<(String, String)>> {
         return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
     }
     let pair = |text: String| {
-        let (key, value) = text
-            .split_once('=')
-            .filter(|(key, _)| !key.is_empty())
-            .ok_or_else(|| Error::invalid(format!("Syntax error - can't find = in {text:?}. Must be of the form: name=value")))?;
+        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
+            Error::invalid(format!("Syntax error - can't find = in {text:?}. Must be of the form: name=value"))
+        })?;
         Ok((key.to_owned(), value.to_owned()))
     };
     words(rest).into_iter().map(pair).collect()

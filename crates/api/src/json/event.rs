@@ -11,8 +11,20 @@ use skep_model::service::{Service, ServiceMode, UpdateState};
 use std::collections::BTreeMap;
 
 pub(crate) const FILTERS: [&str; 14] = [
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
-    "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 /// Where an event comes from.
@@ -81,14 +93,13 @@ impl<'a> Line<'a> {
 /// Whether a subscriber asked for this event.
 pub(crate) fn matches(event: &Event, scope: Scope, filters: &Filters) -> bool {
     let name = event.attributes.get("name").map(String::as_str);
-    let is_object = |kind: &str, wanted: &str| {
-        event.kind == kind && (event.id.starts_with(wanted) || name == Some(wanted))
-    };
+    let is_object =
+        |kind: &str, wanted: &str| event.kind == kind && (event.id.starts_with(wanted) || name == Some(wanted));
     // Containers' and images' own names also choose what happened to them elsewhere.
     let image = |wanted: &str| {
-        is_object("image", wanted) || (event.kind == "container" && event.attributes.get("image").is_some_and(|i| {
-            i == wanted || i.split(':').next() == Some(wanted)
-        }))
+        is_object("image", wanted)
+            || (event.kind == "container"
+                && event.attributes.get("image").is_some_and(|i| i == wanted || i.split(':').next() == Some(wanted)))
     };
     let container = |wanted: &str| {
         is_object("container", wanted)
@@ -118,13 +129,8 @@ pub(crate) type Sight = BTreeMap<(&'static str, String), Seen>;
 
 /// What happened between two looks.
 pub(crate) fn swarm_events(before: &Sight, after: &Sight, at: Timestamp) -> Vec<Event> {
-    let event = |kind, id: &str, action: &str, attributes| Event {
-        kind,
-        action: action.into(),
-        id: id.into(),
-        attributes,
-        at,
-    };
+    let event =
+        |kind, id: &str, action: &str, attributes| Event { kind, action: action.into(), id: id.into(), attributes, at };
     let named = |seen: &Seen| BTreeMap::from([("name".to_owned(), seen.name.clone())]);
     let mut events = Vec::new();
     for ((kind, id), new) in after {

@@ -112,13 +112,13 @@ impl CreateBody {
             super::check_name("network", &self.name)?;
         }
         if PREDEFINED.contains(&self.name.as_str()) {
-            return Err(Error::forbidden(format!(
-                "operation is not permitted on predefined {} network",
-                self.name
-            )));
+            return Err(Error::forbidden(format!("operation is not permitted on predefined {} network", self.name)));
         }
         if !matches!(self.driver.as_str(), "" | "bridge" | "overlay" | "host" | "null" | "none") {
-            return Err(Error::not_found(format!("could not find plugin {} in v2 plugin registry: plugin not found", self.driver)));
+            return Err(Error::not_found(format!(
+                "could not find plugin {} in v2 plugin registry: plugin not found",
+                self.driver
+            )));
         }
         if matches!(self.driver.as_str(), "host" | "null" | "none") {
             return Err(Error::forbidden(format!("only one instance of \"{}\" network is allowed", self.driver)));
@@ -156,9 +156,13 @@ impl IpamConfig {
             gateway: optional(&self.gateway, "gateway address")?,
             aux_addresses,
         };
-        let outside = |address: &std::net::IpAddr| config.subnet.is_some_and(|subnet: ipnet::IpNet| !subnet.contains(address));
+        let outside =
+            |address: &std::net::IpAddr| config.subnet.is_some_and(|subnet: ipnet::IpNet| !subnet.contains(address));
         if config.gateway.as_ref().is_some_and(outside) || config.aux_addresses.values().any(outside) {
-            return Err(Error::invalid(format!("invalid network config:\nan address is not in the subnet {}", self.subnet)));
+            return Err(Error::invalid(format!(
+                "invalid network config:\nan address is not in the subnet {}",
+                self.subnet
+            )));
         }
         Ok(config)
     }

@@ -18,8 +18,20 @@ const NAMES: &str = "Name Labels TaskTemplate ContainerSpec Image Env Mounts Mod
     Subnet Gateway Raft CAConfig DataPathPort SubnetSize DefaultAddrPool Role Availability LogConfig ShmSize Secrets File \
     Mode StopGracePeriod StopTimeout DriverConfig Options ConsoleSize Annotations";
 const TEXTS: [&str; 14] = [
-    "", "a", "80/tcp", "0/tcp", "é\u{0}\u{1f600}", "-1", "99999999999999999999", "10.0.0.0/8", "::1", "bind", "volume",
-    "=", "always", "\u{202e}x",
+    "",
+    "a",
+    "80/tcp",
+    "0/tcp",
+    "é\u{0}\u{1f600}",
+    "-1",
+    "99999999999999999999",
+    "10.0.0.0/8",
+    "::1",
+    "bind",
+    "volume",
+    "=",
+    "always",
+    "\u{202e}x",
 ];
 
 fn random(rng: &mut StdRng, names: &[&str], depth: u32) -> Value {

@@ -50,19 +50,17 @@ wire!(
     }
 );
 
-wire!(
-    UpdateConfig {
-        parallelism: u64,
-        #[serde(skip_serializing_if = "zero")]
-        delay: i64,
-        #[serde(skip_serializing_if = "zero")]
-        failure_action: String,
-        #[serde(skip_serializing_if = "zero")]
-        monitor: i64,
-        max_failure_ratio: f32,
-        order: String,
-    }
-);
+wire!(UpdateConfig {
+    parallelism: u64,
+    #[serde(skip_serializing_if = "zero")]
+    delay: i64,
+    #[serde(skip_serializing_if = "zero")]
+    failure_action: String,
+    #[serde(skip_serializing_if = "zero")]
+    monitor: i64,
+    max_failure_ratio: f32,
+    order: String,
+});
 
 wire!(
     EndpointSpec {
@@ -72,20 +70,18 @@ wire!(
         ports: Vec<PortConfig>,
     }
 );
-wire!(
-    PortConfig {
-        #[serde(skip_serializing_if = "zero")]
-        name: String,
-        #[serde(skip_serializing_if = "zero")]
-        protocol: String,
-        #[serde(skip_serializing_if = "zero")]
-        target_port: u32,
-        #[serde(skip_serializing_if = "zero")]
-        published_port: u32,
-        #[serde(skip_serializing_if = "zero")]
-        publish_mode: String,
-    }
-);
+wire!(PortConfig {
+    #[serde(skip_serializing_if = "zero")]
+    name: String,
+    #[serde(skip_serializing_if = "zero")]
+    protocol: String,
+    #[serde(skip_serializing_if = "zero")]
+    target_port: u32,
+    #[serde(skip_serializing_if = "zero")]
+    published_port: u32,
+    #[serde(skip_serializing_if = "zero")]
+    publish_mode: String,
+});
 
 wire!(
     TaskSpec {
@@ -123,16 +119,14 @@ wire!(
         memory_swappiness: Option<i64>,
     }
 );
-wire!(
-    Limits {
-        #[serde(rename = "NanoCPUs", skip_serializing_if = "zero")]
-        nano_cpus: i64,
-        #[serde(skip_serializing_if = "zero")]
-        memory_bytes: i64,
-        #[serde(skip_serializing_if = "zero")]
-        pids: i64,
-    }
-);
+wire!(Limits {
+    #[serde(rename = "NanoCPUs", skip_serializing_if = "zero")]
+    nano_cpus: i64,
+    #[serde(skip_serializing_if = "zero")]
+    memory_bytes: i64,
+    #[serde(skip_serializing_if = "zero")]
+    pids: i64,
+});
 wire!(
     Reservations {
         #[serde(rename = "NanoCPUs", skip_serializing_if = "zero")]
@@ -180,14 +174,12 @@ wire!(
 );
 wire!(Preference { #[serde(skip_serializing_if = "zero")] spread: Option<Spread> });
 wire!(Spread { spread_descriptor: String });
-wire!(
-    Platform {
-        #[serde(skip_serializing_if = "zero")]
-        architecture: String,
-        #[serde(rename = "OS", skip_serializing_if = "zero")]
-        os: String,
-    }
-);
+wire!(Platform {
+    #[serde(skip_serializing_if = "zero")]
+    architecture: String,
+    #[serde(rename = "OS", skip_serializing_if = "zero")]
+    os: String,
+});
 wire!(
     NetworkAttachment {
         #[serde(skip_serializing_if = "zero")]
@@ -284,7 +276,14 @@ wire!(
         options: Vec<String>,
     }
 );
-wire!(FileTarget { name: String, #[serde(rename = "UID")] uid: String, #[serde(rename = "GID")] gid: String, mode: u32 });
+wire!(FileTarget {
+    name: String,
+    #[serde(rename = "UID")]
+    uid: String,
+    #[serde(rename = "GID")]
+    gid: String,
+    mode: u32
+});
 wire!(
     SecretReference {
         file: Option<FileTarget>,

@@ -277,7 +277,10 @@ impl Privileges {
 impl SecretReference {
     fn into_model(self) -> Result<model::SecretReference> {
         let Some(file) = self.file else {
-            return Err(Error::invalid(format!("invalid secret reference {:?}: a file target is needed", self.secret_name)));
+            return Err(Error::invalid(format!(
+                "invalid secret reference {:?}: a file target is needed",
+                self.secret_name
+            )));
         };
         Ok(model::SecretReference {
             secret_id: self.secret_id.into(),
@@ -291,7 +294,10 @@ impl ConfigReference {
     fn into_model(self) -> Result<model::ConfigReference> {
         refuse(&[("a config as runtime target", self.runtime.is_some())])?;
         let Some(file) = self.file else {
-            return Err(Error::invalid(format!("invalid config reference {:?}: a file target is needed", self.config_name)));
+            return Err(Error::invalid(format!(
+                "invalid config reference {:?}: a file target is needed",
+                self.config_name
+            )));
         };
         Ok(model::ConfigReference {
             config_id: self.config_id.into(),

@@ -96,10 +96,8 @@ impl Mode {
             }
             model::ServiceMode::Global => Self { global: Some(Empty), ..Self::default() },
             model::ServiceMode::ReplicatedJob { max_concurrent, total_completions } => {
-                let job = ReplicatedJob {
-                    max_concurrent: Some(max_concurrent),
-                    total_completions: Some(total_completions),
-                };
+                let job =
+                    ReplicatedJob { max_concurrent: Some(max_concurrent), total_completions: Some(total_completions) };
                 Self { replicated_job: Some(job), ..Self::default() }
             }
             model::ServiceMode::GlobalJob => Self { global_job: Some(Empty), ..Self::default() },

@@ -24,7 +24,8 @@ pub(crate) async fn build(State(backend): State<Backend>, query: Query, headers:
         }
         run_build(&backend.engine, reader(body), options, progress).await
     };
-    let finish = move |id: String| if quiet { vec![json_line(&json!({ "stream": format!("{id}\n") }))] } else { vec![] };
+    let finish =
+        move |id: String| if quiet { vec![json_line(&json!({ "stream": format!("{id}\n") }))] } else { vec![] };
     with_progress(work, quiet, finish).await
 }
 
@@ -84,8 +85,8 @@ fn refuse_unsupported(query: &Query) -> Result<()> {
 
 fn json_parameter<T: DeserializeOwned + Default>(query: &Query, key: &str) -> Result<T> {
     let Some(text) = query.nonempty(key) else { return Ok(T::default()) };
-    let value: Option<T> =
-        serde_json::from_str(text).map_err(|_| Error::invalid(format!("error reading {key}: not the expected JSON")))?;
+    let value: Option<T> = serde_json::from_str(text)
+        .map_err(|_| Error::invalid(format!("error reading {key}: not the expected JSON")))?;
     Ok(value.unwrap_or_default())
 }
 
@@ -116,7 +117,16 @@ mod tests {
     #[test]
     fn what_is_dropped_is_said_and_what_cannot_be_is_refused() {
         assert_eq!(read_options(&Query::parse("cpuquota=5&cachefrom=%5B%22a%22%5D")).unwrap().1.len(), 2);
-        for bad in ["version=2", "remote=http://x", "squash=1", "outputs=x", "t=UP", "platform=windows", "labels=x", "memory=x"] {
+        for bad in [
+            "version=2",
+            "remote=http://x",
+            "squash=1",
+            "outputs=x",
+            "t=UP",
+            "platform=windows",
+            "labels=x",
+            "memory=x",
+        ] {
             assert!(read_options(&Query::parse(bad)).is_err(), "{bad}");
         }
     }

@@ -83,8 +83,7 @@ async fn volumes(backend: &Backend) -> Result<Value> {
     let containers = backend.engine.list();
     let mut all = Vec::new();
     for volume in backend.engine.volume_list() {
-        let users =
-            containers.iter().filter(|info| info.mounts.iter().any(|mount| mount.name == volume.name)).count();
+        let users = containers.iter().filter(|info| info.mounts.iter().any(|mount| mount.name == volume.name)).count();
         let path = PathBuf::from(&volume.mountpoint);
         let size = tokio::task::spawn_blocking(move || directory_size(&path))
             .await

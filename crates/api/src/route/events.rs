@@ -3,9 +3,7 @@
 use crate::backend::Backend;
 use crate::error::Reply;
 use crate::filters::Filters;
-use crate::json::event::{
-    FILTERS, Line, Scope, Sight, matches, see_node, see_plain, see_service, swarm_events,
-};
+use crate::json::event::{FILTERS, Line, Scope, Sight, matches, see_node, see_plain, see_service, swarm_events};
 use crate::json::now;
 use crate::request::Query;
 use crate::stream::streamed;

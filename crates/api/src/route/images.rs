@@ -62,12 +62,7 @@ pub(crate) async fn get(
 }
 
 /// `POST /images/NAME/{push,tag}`.
-pub(crate) async fn post(
-    State(backend): State<Backend>,
-    Name(path): Name,
-    query: Query,
-    headers: HeaderMap,
-) -> Reply {
+pub(crate) async fn post(State(backend): State<Backend>, Name(path): Name, query: Query, headers: HeaderMap) -> Reply {
     let (name, what) = split_suffix(&path)?;
     match what {
         "push" => push(backend.clone(), name, &query, &headers).await,
@@ -82,9 +77,7 @@ pub(crate) async fn post(
 
 /// The name and the last word of a path.
 fn split_suffix(path: &str) -> Result<(&str, &str)> {
-    path.rsplit_once('/')
-        .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| Error::not_found("page not found"))
+    path.rsplit_once('/').filter(|(name, _)| !name.is_empty()).ok_or_else(|| Error::not_found("page not found"))
 }
 
 /// `repository[:tag]` out of two parameters; the second may be a digest.
@@ -102,16 +95,13 @@ fn with_tag(repository: &str, tag: &str) -> Result<String> {
 }
 
 /// `POST /images/create`: pull, or import of the body.
-pub(crate) async fn create(
-    State(backend): State<Backend>,
-    query: Query,
-    headers: HeaderMap,
-    body: Body,
-) -> Reply {
+pub(crate) async fn create(State(backend): State<Backend>, query: Query, headers: HeaderMap, body: Body) -> Reply {
     match (query.nonempty("fromImage"), query.nonempty("fromSrc")) {
         (Some(image), _) => pull(backend, image, &query, &headers).await,
         (None, Some("-")) => import(backend, &query, body).await,
-        (None, Some(_)) => Err(Error::not_implemented("importing from a URL is not supported: send the archive").into()),
+        (None, Some(_)) => {
+            Err(Error::not_implemented("importing from a URL is not supported: send the archive").into())
+        }
         (None, None) => Err(Error::invalid("either fromImage or fromSrc is needed").into()),
     }
 }
@@ -229,8 +219,7 @@ async fn save(backend: &Backend, names: &[String]) -> Reply {
 
 pub(crate) async fn load(State(backend): State<Backend>, query: Query, body: Body) -> Reply {
     let quiet = query.flag("quiet");
-    let work =
-        move |progress| async move { backend.engine.images().load(reader(body), progress).await };
+    let work = move |progress| async move { backend.engine.images().load(reader(body), progress).await };
     with_progress(work, quiet, |names: Vec<String>| names.iter().map(|name| loaded_line(name)).collect()).await
 }
 

@@ -2,9 +2,7 @@
 
 use crate::backend::Backend;
 use crate::error::{Reply, json_reply, no_content, ok};
-use crate::json::network::{
-    ConnectBody, CreateBody, DisconnectBody, FILTERS, Network, PREDEFINED, PRUNE_FILTERS,
-};
+use crate::json::network::{ConnectBody, CreateBody, DisconnectBody, FILTERS, Network, PREDEFINED, PRUNE_FILTERS};
 use crate::request::{Json, Name, Query};
 use crate::route::containers::until;
 use axum::extract::State;
@@ -99,11 +97,7 @@ pub(crate) async fn remove(State(backend): State<Backend>, Name(name): Name) -> 
     no_content()
 }
 
-pub(crate) async fn connect(
-    State(backend): State<Backend>,
-    Name(name): Name,
-    Json(body): Json<ConnectBody>,
-) -> Reply {
+pub(crate) async fn connect(State(backend): State<Backend>, Name(name): Name, Json(body): Json<ConnectBody>) -> Reply {
     need_container(&body.container)?;
     let config = body.endpoint_config.into_model()?;
     match backend.engine.network_connect(&name, &body.container, config).await {

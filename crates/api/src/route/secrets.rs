@@ -137,7 +137,9 @@ mod tests {
         };
         let all = [secret("ab1", "db"), secret("ab2", "ab1x"), secret("cd3", "ab1")];
         let check = |name: &str| {
-            find("secret", &all, name, |s| (s.id.as_str(), &s.spec.name)).map(|s| s.id.to_string()).map_err(|e| e.message)
+            find("secret", &all, name, |s| (s.id.as_str(), &s.spec.name))
+                .map(|s| s.id.to_string())
+                .map_err(|e| e.message)
         };
         assert_eq!(check("ab1").unwrap(), "ab1", "an id comes before a name");
         assert_eq!(check("db").unwrap(), "ab1");

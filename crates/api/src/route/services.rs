@@ -59,11 +59,7 @@ pub(crate) async fn inspect(State(backend): State<Backend>, Name(name): Name, qu
     ok(&Service::of(&service, query.flag("insertDefaults"), None))
 }
 
-pub(crate) async fn create(
-    State(backend): State<Backend>,
-    headers: HeaderMap,
-    Json(body): Json<ServiceSpec>,
-) -> Reply {
+pub(crate) async fn create(State(backend): State<Backend>, headers: HeaderMap, Json(body): Json<ServiceSpec>) -> Reply {
     let control = backend.swarm.control()?;
     let warnings = credentials_warning(&headers)?;
     let id = control.create_service(body.into_model()?).await?;
@@ -78,7 +74,8 @@ pub(crate) async fn create(
 fn credentials_warning(headers: &HeaderMap) -> Result<Vec<String>> {
     Ok(match registry_auth(headers)? {
         Some(_) => vec![
-            "registry credentials are not sent to the nodes: an image that needs them must be pulled there first".into(),
+            "registry credentials are not sent to the nodes: an image that needs them must be pulled there first"
+                .into(),
         ],
         None => vec![],
     })
