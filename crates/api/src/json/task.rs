@@ -156,7 +156,7 @@ mod tests {
             attachments: vec![TaskAttachment {
                 network: "n1".into(),
                 addresses: vec!["10.0.1.4/24".parse().unwrap()],
-                aliases: vec![],
+                ..TaskAttachment::default()
             }],
             ..Model::default()
         };
