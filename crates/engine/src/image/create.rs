@@ -3,7 +3,7 @@
 use super::config::{ConfigHistory, ImageConfig, RootFs, RunConfig};
 use super::digest::Digest;
 use super::error::{ImageError, ImageResult};
-use super::index;
+use super::index::{self, Image};
 use super::store::Store;
 use super::{NewImage, NewLayer};
 use skep_model::container::ContainerConfig;
@@ -64,7 +64,39 @@ pub(crate) fn import(
 pub(crate) fn commit(store: &Arc<Store>, change: &NewImage) -> ImageResult<String> {
     let index = store.index();
     let parent = change.parent.as_deref().map(|id| index.find(id)).transpose()?;
-    let mut image = match parent {
+    let mut image = start(parent);
+    apply(&mut image, change);
+    let held = change.layer.as_ref().map(|layer| held_layer(&mut image, parent.and_then(|p| p.chain.last()), layer));
+    let held = held.transpose()?;
+    let parent_id = parent.map(|parent| parent.id.clone());
+    let id = store.add_image(&image.to_blob()?, parent_id, Vec::new(), change.created)?;
+    if let Some(chain_id) = held {
+        store.unpin(&chain_id);
+    }
+    Ok(id.to_string())
+}
+
+/// Changes of the config alone, each on top of the one before and the first on its own
+/// parent. All become images, or none. Returns their ids.
+pub(crate) fn commit_chain(store: &Arc<Store>, changes: &[NewImage]) -> ImageResult<Vec<String>> {
+    let index = store.index();
+    let parent = changes.first().and_then(|change| change.parent.as_deref());
+    let parent = parent.map(|id| index.find(id)).transpose()?;
+    let mut image = start(parent);
+    let mut blobs = Vec::new();
+    for change in changes {
+        if change.layer.is_some() {
+            return Err(ImageError::Config("a chain of settings has no layers".to_owned()));
+        }
+        apply(&mut image, change);
+        blobs.push(image.to_blob()?);
+    }
+    let ids = store.add_image_chain(&blobs, parent.map(|parent| parent.id.clone()))?;
+    Ok(ids.iter().map(Digest::to_string).collect())
+}
+
+fn start(parent: Option<&Arc<Image>>) -> ImageConfig {
+    match parent {
         Some(parent) => (*parent.config).clone(),
         None => ImageConfig {
             architecture: machine_architecture().to_owned(),
@@ -72,7 +104,11 @@ pub(crate) fn commit(store: &Arc<Store>, change: &NewImage) -> ImageResult<Strin
             rootfs: RootFs { kind: ROOTFS_KIND.to_owned(), diff_ids: Vec::new() },
             ..ImageConfig::default()
         },
-    };
+    }
+}
+
+/// All of a change but its layer.
+fn apply(image: &mut ImageConfig, change: &NewImage) {
     let created = Some(change.created.to_rfc3339());
     image.config = RunConfig::from_model(&change.config);
     image.author.clone_from(&change.author);
@@ -85,14 +121,6 @@ pub(crate) fn commit(store: &Arc<Store>, change: &NewImage) -> ImageResult<Strin
         comment: change.comment.clone(),
         empty_layer: change.layer.is_none(),
     });
-    let held = change.layer.as_ref().map(|layer| held_layer(&mut image, parent.and_then(|p| p.chain.last()), layer));
-    let held = held.transpose()?;
-    let parent_id = parent.map(|parent| parent.id.clone());
-    let id = store.add_image(&image.to_blob()?, parent_id, Vec::new(), change.created)?;
-    if let Some(chain_id) = held {
-        store.unpin(&chain_id);
-    }
-    Ok(id.to_string())
 }
 
 /// Adds a layer that was made before to the config; returns its chain id, which is pinned since.

@@ -245,6 +245,13 @@ impl ImageStore {
         let store = Arc::clone(&self.store);
         blocking(move || create::commit(&store, &image)).await
     }
+
+    /// Makes images of changes to the config alone, each on top of the one before and the
+    /// first on its own parent. All or none. Returns their ids in order.
+    pub async fn commit_chain(&self, images: Vec<NewImage>) -> Result<Vec<String>> {
+        let store = Arc::clone(&self.store);
+        blocking(move || create::commit_chain(&store, &images)).await
+    }
 }
 
 /// Runs file work where it may block.

@@ -248,16 +248,55 @@ impl Store {
         self.put_blob(blob)?;
         self.sync()?;
         self.change(|index| {
-            let chain = super::digest::chain_ids(&config.rootfs.diff_ids);
-            if let Some(missing) = chain.iter().find(|layer| index.layer(layer).is_none()) {
-                return Err(ImageError::Config(format!("layer {missing} is not in the store")));
-            }
+            check_layers(index, Some(&*config))?;
             index.add_image(&id, config, ImageRecord { parent, last_tag_time: Timestamp::NEVER });
             for name in names {
                 index.set_reference(name, &id, now);
             }
             Ok(id)
         })
+    }
+
+    /// Adds images that each build on the one before, with as few disk flushes as possible. Blocking.
+    pub(crate) fn add_image_chain(
+        self: &Arc<Self>,
+        blobs: &[Vec<u8>],
+        parent: Option<Digest>,
+    ) -> ImageResult<Vec<Digest>> {
+        let configs =
+            blobs.iter().map(|blob| ImageConfig::parse(blob).map(Arc::new)).collect::<ImageResult<Vec<_>>>()?;
+        let ids: Vec<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
+        let _pins: Vec<Pin> = ids.iter().map(|id| self.pin(id)).collect();
+        for (blob, id) in blobs.iter().zip(&ids) {
+            self.put_blob_unlinked(blob, id)?;
+        }
+        let directory = self.root.join("blobs/sha256");
+        let synced = File::open(&directory).and_then(|directory| directory.sync_all());
+        synced.map_err(ImageError::file("syncing", &directory))?;
+        self.sync()?;
+        self.change(|index| {
+            check_layers(index, configs.last().map(|config| &**config))?;
+            let mut parent = parent;
+            for (config, id) in configs.into_iter().zip(&ids) {
+                let record = ImageRecord { parent: parent.replace(id.clone()), last_tag_time: Timestamp::NEVER };
+                index.add_image(id, config, record);
+            }
+            Ok::<_, ImageError>(())
+        })?;
+        Ok(ids)
+    }
+
+    /// A blob whose content is durable, but not yet its name.
+    fn put_blob_unlinked(&self, bytes: &[u8], digest: &Digest) -> ImageResult<()> {
+        let temporary = self.temporary();
+        let (next, path) = (temporary.path(), self.blob_path(digest));
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(next)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            std::fs::rename(next, &path)
+        };
+        write().map_err(ImageError::file("storing", &path))
     }
 
     // --- blobs ---
@@ -413,6 +452,15 @@ impl Store {
             Ok(rustix::fs::fsync(directory)?)
         };
         write().map_err(ImageError::file("writing", path))
+    }
+}
+
+/// The layers may have gone with another image between being looked up and now.
+fn check_layers(index: &Index, config: Option<&ImageConfig>) -> ImageResult<()> {
+    let chain = config.map(|config| super::digest::chain_ids(&config.rootfs.diff_ids)).unwrap_or_default();
+    match chain.iter().find(|layer| index.layer(layer).is_none()) {
+        Some(missing) => Err(ImageError::Config(format!("layer {missing} is not in the store"))),
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Going through the stages and their steps.
 
 mod describe;
+mod pending;
 mod run;
 mod settings;
 mod transfer;
@@ -15,6 +16,7 @@ use super::parse::{self, Dockerfile, Instruction, Step};
 use super::{BuildOptions, stages};
 use crate::Engine;
 use crate::image::{NewImage, NewLayer, RegistryAuth};
+use pending::Pending;
 use skep_model::container::ContainerConfig;
 use skep_model::image::{ImageInfo, Reference};
 use skep_model::{ErrorKind, Timestamp};
@@ -43,6 +45,7 @@ pub(crate) struct Builder<'a> {
     directories_made: usize,
     output: &'a mut Output,
     cache: Cache,
+    pending: Pending,
     args: BuildArgs,
     /// Finished stages, by index.
     finished: Vec<Option<State>>,
@@ -93,12 +96,30 @@ impl<'a> Builder<'a> {
         let cache = Cache::load(engine.images().root());
         let args = BuildArgs::new(&options.build_args, &options.platform);
         let finished = vec![None; dockerfile.stages.len()];
-        Self { engine, options, dockerfile, context, directory, directories_made: 0, output, cache, args, finished }
+        let pending = Pending::default();
+        Self {
+            engine,
+            options,
+            dockerfile,
+            context,
+            directory,
+            directories_made: 0,
+            output,
+            cache,
+            pending,
+            args,
+            finished,
+        }
     }
 
     /// Builds the target, tags it and returns its id.
     pub(crate) async fn run(mut self, tags: &[Reference]) -> BuildResult<String> {
         let built = self.stages().await;
+        if built.is_err()
+            && let Err(error) = self.store_pending().await
+        {
+            tracing::debug!(%error, "the steps before the failed one are lost");
+        }
         // Steps that worked are worth keeping even if a later one did not.
         self.save_cache();
         let image = built?;
@@ -126,33 +147,45 @@ impl<'a> Builder<'a> {
             + usize::from(labels.is_some())
             + order.iter().map(|index| 1 + stages[*index].steps.len()).sum::<usize>();
 
-        let mut number = 0;
-        let mut announce = |step: &Step| {
-            number += 1;
-            format!("Step {number}/{count} : {}\n", step.text)
-        };
+        let mut counter = Counter { number: 0, count };
         for step in &globals {
-            self.output.print(announce(step)).await?;
+            self.output.print(counter.announce(step)).await?;
         }
         for index in order {
-            let stage = &stages[index];
-            self.output.print(announce(&stage.from)).await?;
-            let mut state = self.base(&stages, index, &images[index]).await?;
-            self.output.print(format!(" ---> {}\n", short_id(state.image()))).await?;
-            self.triggers(&stages, index, &mut state).await?;
-            let own = stage.steps.iter();
-            for step in own.chain(labels.iter().filter(|_| index == target)) {
-                self.output.print(announce(step)).await?;
-                self.step(&stages, index, step, &mut state).await?;
-                self.output.print(format!(" ---> {}\n", short_id(state.image()))).await?;
-            }
-            if let Some(image) = &state.image {
-                self.output.image(image).await?;
-            }
+            let labels = labels.as_ref().filter(|_| index == target);
+            let state = self.stage(&stages, index, &images[index], labels, &mut counter).await?;
             self.finished[index] = Some(state);
         }
         self.warn_of_unused_args().await?;
         self.finished[target].as_ref().and_then(|state| state.image.clone()).ok_or(BuildError::NoImage)
+    }
+
+    async fn stage(
+        &mut self,
+        stages: &[parse::Stage],
+        index: usize,
+        base: &str,
+        labels: Option<&Step>,
+        counter: &mut Counter,
+    ) -> BuildResult<State> {
+        let stage = &stages[index];
+        self.output.print(counter.announce(&stage.from)).await?;
+        let mut state = self.base(stages, index, base).await?;
+        self.say_image(&state).await?;
+        self.triggers(stages, index, &mut state).await?;
+        for step in stage.steps.iter().chain(labels) {
+            if changes_files(&step.instruction) {
+                self.flush(&mut state).await?;
+            }
+            self.say(counter.announce(step)).await?;
+            self.step(stages, index, step, &mut state).await?;
+            self.say_image(&state).await?;
+        }
+        self.flush(&mut state).await?;
+        if let Some(image) = &state.image {
+            self.output.image(image).await?;
+        }
+        Ok(state)
     }
 
     fn global_arg(&mut self, step: &Step) -> BuildResult<()> {
@@ -252,7 +285,11 @@ impl<'a> Builder<'a> {
         let plural = if triggers.len() == 1 { "" } else { "s" };
         self.output.print(format!("# Executing {} build trigger{plural}\n", triggers.len())).await?;
         for trigger in &triggers {
-            self.step(stages, index, &parse::parse_trigger(trigger)?, state).await?;
+            let step = parse::parse_trigger(trigger)?;
+            if changes_files(&step.instruction) {
+                self.flush(state).await?;
+            }
+            self.step(stages, index, &step, state).await?;
         }
         Ok(())
     }
@@ -274,15 +311,17 @@ impl<'a> Builder<'a> {
     /// A step that changes only the config.
     async fn settings_step(&mut self, state: &mut State, comment: &str) -> BuildResult<()> {
         let created_by = describe::no_operation(&state.shell(), &format!(" {comment}"));
-        let key = self.key(state, &created_by, &[]);
-        if self.use_cached(state, &key).await? {
-            return Ok(());
+        // On top of an image that was made just now nothing can be known.
+        if self.pending.is_empty() {
+            let key = self.key(state, &created_by, &[]);
+            if self.use_cached(state, &key).await? {
+                return Ok(());
+            }
         }
+        self.pending.push(new_image(state, created_by, None));
         // Docker makes a container for every step; here the id is all there is of it.
         let id = container_id();
-        self.output.print(format!(" ---> Running in {id}\n")).await?;
-        self.commit(state, Change { created_by, layer: None, keys: vec![key] }).await?;
-        self.output.print(format!("Removing intermediate container {id}\n")).await
+        self.say(format!(" ---> Running in {id}\nRemoving intermediate container {id}\n")).await
     }
 
     fn key(&self, state: &State, created_by: &str, extra: &[&str]) -> String {
@@ -306,15 +345,7 @@ impl<'a> Builder<'a> {
     }
 
     async fn commit(&mut self, state: &mut State, change: Change) -> BuildResult<()> {
-        let new = NewImage {
-            parent: state.image.clone(),
-            layer: change.layer,
-            config: state.config.clone(),
-            created: now(),
-            created_by: change.created_by,
-            comment: String::new(),
-            author: state.author.clone(),
-        };
+        let new = new_image(state, change.created_by, change.layer);
         let image = self.engine.images().commit_image(new).await?;
         for key in change.keys {
             self.cache.learn(key, image.clone());
@@ -349,6 +380,36 @@ impl<'a> Builder<'a> {
     fn step_directory(&mut self) -> PathBuf {
         self.directories_made += 1;
         self.directory.join(format!("step-{}", self.directories_made))
+    }
+}
+
+/// Numbers the steps.
+struct Counter {
+    number: usize,
+    count: usize,
+}
+
+impl Counter {
+    fn announce(&mut self, step: &Step) -> String {
+        self.number += 1;
+        format!("Step {}/{} : {}\n", self.number, self.count, step.text)
+    }
+}
+
+/// Whether the step needs the image so far, not only its config.
+fn changes_files(instruction: &Instruction) -> bool {
+    matches!(instruction, Instruction::Run { .. } | Instruction::Transfer(_) | Instruction::Workdir(_))
+}
+
+fn new_image(state: &State, created_by: String, layer: Option<NewLayer>) -> NewImage {
+    NewImage {
+        parent: state.image.clone(),
+        layer,
+        config: state.config.clone(),
+        created: now(),
+        created_by,
+        comment: String::new(),
+        author: state.author.clone(),
     }
 }
 

@@ -89,8 +89,9 @@ impl Push<'_> {
         for layer in layers.iter().rev() {
             tell(self.progress, Some(layer.diff_id.short()), "Preparing", 0, 0).await?;
         }
-        let work = stream::iter(layers.iter().map(|layer| self.layer(layer)));
-        let sent: Vec<(Sent, Pin)> = work.buffered(UPLOADS_MAX).try_collect().await?;
+        // Made before the stream: a closure over references is not Send for every lifetime.
+        let work: Vec<_> = layers.iter().map(|layer| self.layer(layer)).collect();
+        let sent: Vec<(Sent, Pin)> = stream::iter(work).buffered(UPLOADS_MAX).try_collect().await?;
         let config = self.store.read_json_blob(&image.id)?;
         if !self.client.has_blob(&image.id).await? {
             let location = self.client.start_upload().await?;
