@@ -1,4 +1,5 @@
 //! Pulls from registries that misbehave, ask for tokens or have several platforms.
+#![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
 mod store_support;
 

@@ -1,4 +1,5 @@
 //! Push and pull against a real registry: Debian's `docker-registry` on loopback.
+#![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
 mod store_support;
 

@@ -1,4 +1,5 @@
 //! The image store through its facade: import, commit, names, archives.
+#![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
 mod store_support;
 

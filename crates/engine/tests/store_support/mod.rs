@@ -1,5 +1,5 @@
 //! Shared by the image tests.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its own part")]
 
 use skep_engine::config::EngineConfig;
 use skep_engine::image::ImageStore;
@@ -46,7 +46,7 @@ pub async fn import(store: &ImageStore, tar: Vec<u8>, name: &str) -> String {
 
 /// Takes progress as text lines; ends when the sender is gone.
 pub fn listen() -> (ProgressSender, JoinHandle<Vec<String>>) {
-    let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1024);
     let lines = tokio::spawn(async move {
         let mut lines = Vec::new();
         while let Some(progress) = receiver.recv().await {
