@@ -228,7 +228,7 @@ async fn volumes_keep_data_and_start_with_the_images() {
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_files_are_there_and_never_on_disk() {
     let machine = Machine::new().await;
-    let mut wanted = shell("stat -c '%a %u %g' /run/secrets/key; cat /run/secrets/key; while :; do sleep 0.05; done");
+    let mut wanted = shell("stat -c '%a %u %g' /run/secrets/key; cat /run/secrets/key; echo; while :; do sleep 0.05; done");
     wanted.files = vec![InjectedFile {
         target: "/run/secrets/key".into(),
         uid: 33,
