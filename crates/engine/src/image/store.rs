@@ -353,26 +353,25 @@ impl Store {
         fresh
     }
 
-    /// Removes the layers and the blobs of `candidates` that nothing refers to any more.
+    /// Removes the layers and blobs that nothing refers to and nobody pins.
     /// Returns the chain ids of removed layers. Blocking.
-    pub(crate) fn collect(&self, candidates: &[Digest]) -> ImageResult<Vec<Digest>> {
+    pub(crate) fn collect(&self) -> ImageResult<Vec<Digest>> {
         let mut removed = Vec::new();
         let mut waste = Vec::new();
         {
             let _changing = lock(&self.changing);
             let pins = lock(&self.pins);
             let mut next = (*self.index()).clone();
-            let layers = next.take_unused_layers(|chain_id| pins.contains_key(chain_id));
-            let used = next.used_blobs();
-            let blobs = layers.iter().filter_map(|layer| layer.blob.as_ref()).map(|blob| &blob.digest);
-            for digest in blobs.chain(candidates) {
-                if !used.contains(digest) && !pins.contains_key(digest) && self.has_blob(digest) {
-                    waste.push(self.move_away(&self.blob_path(digest))?);
-                }
-            }
-            for layer in &layers {
+            for layer in next.take_unused_layers(|chain_id| pins.contains_key(chain_id)) {
                 waste.push(self.move_away(&self.layer_path(&layer.chain_id))?);
                 removed.push(layer.chain_id.clone());
+            }
+            let kept: BTreeSet<PathBuf> =
+                next.used_blobs().iter().chain(pins.keys()).map(|digest| self.blob_path(digest)).collect();
+            for path in children(&self.root.join("blobs/sha256"))? {
+                if !kept.contains(&path) {
+                    waste.push(self.move_away(&path)?);
+                }
             }
             self.swap(next);
         }
