@@ -67,23 +67,20 @@ impl Lab {
     }
 
     /// A new engine on the same data root.
-    pub async fn restart(self) -> Self {
+    pub async fn restart(mut self) -> Self {
         self.engine.shutdown().await;
-        let Self { engine, dir, program } = self;
-        drop(engine);
-        let engine = Self::engine(dir.path(), &program).await;
-        Self { engine, dir, program }
+        self.engine = Self::engine(self.dir.path(), &self.program).await;
+        self
     }
 
     async fn engine(dir: &Path, program: &Path) -> Engine {
-        let name = dir.file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
         let config = EngineConfig {
             data_root: dir.join("data"),
             exec_root: dir.join("exec"),
             program: program.to_owned(),
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
-            cgroup_parent: format!("/skep-build-test-{name}"),
+            cgroup_parent: format!("/{}", cgroup_parent(dir)),
             dns: Vec::new(),
             dns_search: Vec::new(),
             dns_options: Vec::new(),
@@ -138,6 +135,25 @@ impl Lab {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "a mount is left");
     }
+}
+
+impl Drop for Lab {
+    // Also after a failed assertion: no process and no control group outlives its test.
+    fn drop(&mut self) {
+        for container in self.engine.list() {
+            if let Some(pid) = i32::try_from(container.state.pid).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        for root in self.engine.kernel().cgroup_roots() {
+            let _ = fs::remove_dir(root.join(cgroup_parent(self.dir.path())));
+        }
+    }
+}
+
+fn cgroup_parent(dir: &Path) -> String {
+    let name = dir.file_name().unwrap().to_string_lossy();
+    format!("skep-build-test-{}", name.trim_start_matches('.'))
 }
 
 /// Builds of the tests have no network.
