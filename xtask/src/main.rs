@@ -14,6 +14,7 @@ mod tidy;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "skep's own commands")]
@@ -32,6 +33,11 @@ enum Command {
     },
     /// Run all tests
     Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Run only the tests with stock clients against a running daemon
+    Clients {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
@@ -59,11 +65,22 @@ enum Command {
     Setup,
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Demo { down: true } => demo::down(),
         Command::Demo { down: false } => demo::up(),
         Command::Test { filter } => test::run(filter.as_deref()),
+        Command::Clients { filter } => test::clients(filter.as_deref()),
         Command::Lint => lint::run(),
         Command::Verify => lint::run().and_then(|()| test::run(None)),
         Command::Fix => lint::fix(),

@@ -11,24 +11,26 @@ const SIMULATION_SEEDS: u64 = 500;
 /// All tests, or those whose name contains `filter`.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     setup::packages()?;
-    let docker = setup::docker_cli()?;
-    let busybox = images::busybox_tar()?;
-    let whoami = images::whoami_context()?;
-
-    say("building");
-    sh_cargo(&["build", "--locked", "--quiet", "--package", "skep-daemon"])?;
-
     say("unit and integration tests");
     let mut args = vec!["test", "--workspace", "--locked", "--quiet", "--exclude", "skep-conformance"];
     args.extend(filter);
-    sh_cargo(&args)?;
-
+    cargo(&args)?;
     if filter.is_none() {
         simulation(SIMULATION_SEEDS)?;
     }
+    clients(filter)
+}
 
+/// Stock clients against a running daemon.
+pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
+    setup::packages()?;
+    let docker = setup::docker_cli()?;
+    let busybox = images::busybox_tar()?;
+    let whoami = images::whoami_context()?;
+    say("building skep");
+    cargo(&["build", "--locked", "--quiet", "--package", "skep-daemon"])?;
     say("stock clients against a running daemon");
-    let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--"];
+    let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", "clients", "--"];
     args.extend(filter);
     crate::sh::run(
         cmd("cargo", &args)
@@ -43,21 +45,10 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
 pub(crate) fn simulation(seeds: u64) -> Result<()> {
     say(&format!("simulation, {seeds} seeds"));
     let seeds = seeds.to_string();
-    sh_cargo(&[
-        "run",
-        "--locked",
-        "--quiet",
-        "--release",
-        "--package",
-        "skep-sim",
-        "--bin",
-        "skep-sim",
-        "--",
-        "--seeds",
-        &seeds,
-    ])
+    let run = ["run", "--locked", "--quiet", "--release", "--package", "skep-sim", "--bin", "skep-sim"];
+    cargo(&[run.as_slice(), &["--", "--seeds", &seeds]].concat())
 }
 
-fn sh_cargo(args: &[&str]) -> Result<()> {
+fn cargo(args: &[&str]) -> Result<()> {
     crate::sh::run(&mut cmd("cargo", args))
 }

@@ -88,12 +88,17 @@ impl EngineExecutor {
     }
 
     /// The task's container, whatever its name is by now.
+    fn find_task(&self, task: &Task) -> Option<Arc<ContainerInfo>> {
+        let named = self.engine.inspect(&task.container_name()).ok();
+        named.filter(|info| task_of(info).as_ref() == Some(&task.id)).or_else(|| self.find(&task.id))
+    }
+
     fn find(&self, task: &TaskId) -> Option<Arc<ContainerInfo>> {
         self.engine.list().into_iter().find(|info| task_of(info).as_ref() == Some(task))
     }
 
     fn require(&self, task: &Task) -> Result<Arc<ContainerInfo>> {
-        self.find(&task.id).ok_or_else(|| Error::not_found(format!("No such container: {}", task.container_name())))
+        self.find_task(task).ok_or_else(|| Error::not_found(format!("No such container: {}", task.container_name())))
     }
 
     fn is_created_here(&self, id: &ContainerId) -> bool {
@@ -103,31 +108,20 @@ impl EngineExecutor {
     /// A container that never ran and that an earlier process made is useless, because its
     /// secrets went with that process: it is made again.
     async fn ensure_container(&self, task: &Task, files: Vec<InjectedFile>) -> Result<()> {
-        if let Some(info) = self.find(&task.id) {
+        if let Some(info) = self.find_task(task) {
             if was_started(&info) || self.is_created_here(&info.id) {
                 return Ok(());
             }
             self.remove_container(&info.id).await?;
         }
         let gateway = if needs_gateway(task) { Some(self.engine.gateway_network().await?.spec.name) } else { None };
-        let local = self.local_network(task);
-        let spec = container_spec(task, &self.node, gateway.as_deref(), local.as_deref(), files)?;
+        let spec = container_spec(task, &self.node, gateway.as_deref(), files)?;
         let (id, warnings) = self.engine.create(spec).await?;
         for warning in warnings {
             tracing::warn!(task = %task.id, "{warning}");
         }
         self.created.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         Ok(())
-    }
-
-    /// A network that this node has by itself and the task names (`host`, `bridge`, `none`).
-    fn local_network(&self, task: &Task) -> Option<String> {
-        if !task.attachments.is_empty() {
-            return None;
-        }
-        let target = &task.spec.networks.first()?.target;
-        let info = self.engine.network_inspect(target).ok()?;
-        (info.scope == NetworkScope::Local).then_some(info.spec.name)
     }
 
     async fn remove_container(&self, id: &ContainerId) -> Result<()> {
@@ -242,7 +236,7 @@ impl Executor for EngineExecutor {
     }
 
     async fn stop(&self, task: &Task) -> Result<Option<TaskContainerStatus>> {
-        let Some(info) = self.find(&task.id) else { return Ok(None) };
+        let Some(info) = self.find_task(task) else { return Ok(None) };
         let stopped = self.engine.stop(info.id.as_str(), None, None).await;
         unless(stopped, &[ErrorKind::NotModified, ErrorKind::NotFound])?;
         let after = self.engine.inspect(info.id.as_str()).unwrap_or(info);

@@ -149,7 +149,9 @@ impl Agent {
 
     /// Ends the agent. Containers go on, and the next start finds them.
     pub async fn shutdown(self) {
-        self.end().await;
+        if let Some(mut worker) = self.end().await {
+            worker.end_loops().await;
+        }
     }
 
     /// Ends the agent, removes every container of a task, the swarm's networks and the

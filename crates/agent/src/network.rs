@@ -142,7 +142,7 @@ mod tests {
     fn task(network: &str) -> Task {
         let addresses = vec!["10.0.1.2/24".parse().unwrap()];
         Task {
-            attachments: vec![TaskAttachment { network: network.into(), addresses, aliases: Vec::new() }],
+            attachments: vec![TaskAttachment { network: network.into(), addresses, ..TaskAttachment::default() }],
             ..Task::default()
         }
     }

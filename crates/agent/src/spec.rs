@@ -20,11 +20,19 @@ pub const TASK_ID_LABEL: &str = "com.docker.swarm.task.id";
 /// The task needs the bridge between its node and the swarm's networks: for a way out of
 /// an overlay, or for published ports coming in.
 pub(crate) fn needs_gateway(task: &Task) -> bool {
+    if local_network(task).is_some() {
+        return false;
+    }
     !task.attachments.is_empty() || task.endpoint.ports.iter().any(|port| port.publish_mode == PublishMode::Ingress)
 }
 
-/// The container of `task`. `gateway` is the name of the gateway network, for tasks that need it;
-/// `local_network` the name of a network of the node (`host`, `bridge`) that the task asks for.
+/// The network of the node itself (`host`, `bridge`, `none`) that the task is to use.
+pub(crate) fn local_network(task: &Task) -> Option<&str> {
+    let local = task.attachments.iter().find(|leg| leg.addresses.is_empty() && !leg.network_name.is_empty());
+    local.map(|leg| leg.network_name.as_str())
+}
+
+/// The container of `task`. `gateway` is the name of the gateway network, for tasks that need it.
 ///
 /// # Errors
 /// When the task's spec holds something malformed.
@@ -32,11 +40,10 @@ pub(crate) fn container_spec(
     task: &Task,
     node: &NodeFacts,
     gateway: Option<&str>,
-    local_network: Option<&str>,
     files: Vec<InjectedFile>,
 ) -> Result<ContainerSpec> {
     let networks = legs(task, gateway);
-    let network_mode = match local_network {
+    let network_mode = match local_network(task) {
         Some(name) => name.to_owned(),
         None => networks.keys().next().cloned().unwrap_or_else(|| "default".to_owned()),
     };
@@ -52,7 +59,7 @@ pub(crate) fn container_spec(
 /// One leg per attachment, with the address the swarm chose, and one on the gateway.
 fn legs(task: &Task, gateway: Option<&str>) -> BTreeMap<String, EndpointConfig> {
     let mut legs = BTreeMap::new();
-    for attachment in &task.attachments {
+    for attachment in task.attachments.iter().filter(|leg| !leg.addresses.is_empty()) {
         let address = |v4: bool| attachment.addresses.iter().map(ipnet::IpNet::addr).find(|ip| ip.is_ipv4() == v4);
         let leg = EndpointConfig {
             ipv4_address: address(true),
@@ -208,7 +215,7 @@ mod tests {
     }
 
     fn check(task: &Task) -> ContainerSpec {
-        container_spec(task, &node(), needs_gateway(task).then_some("docker_gwbridge"), None, Vec::new()).unwrap()
+        container_spec(task, &node(), needs_gateway(task).then_some("docker_gwbridge"), Vec::new()).unwrap()
     }
 
     fn port(published_port: u16, publish_mode: PublishMode) -> PortConfig {
@@ -247,7 +254,7 @@ mod tests {
         let mut overlay = task();
         let address = "10.0.1.5/24".parse().unwrap();
         overlay.attachments =
-            vec![TaskAttachment { network: "net1".into(), addresses: vec![address], aliases: Vec::new() }];
+            vec![TaskAttachment { network: "net1".into(), addresses: vec![address], ..TaskAttachment::default() }];
         let spec = check(&overlay);
         assert_eq!(spec.networks["net1"].ipv4_address, Some("10.0.1.5".parse().unwrap()));
         assert!(spec.networks.contains_key("docker_gwbridge"));
@@ -272,8 +279,12 @@ mod tests {
 
     #[test]
     fn a_network_of_the_node_replaces_all_legs() {
-        let spec = container_spec(&task(), &node(), None, Some("host"), Vec::new()).unwrap();
-        assert_eq!(spec.host.network_mode, "host");
+        let mut task = task();
+        task.attachments =
+            vec![TaskAttachment { network: "n1".into(), network_name: "host".into(), ..TaskAttachment::default() }];
+        task.endpoint.ports = vec![port(8080, PublishMode::Ingress)];
+        let spec = check(&task);
+        assert_eq!((spec.host.network_mode.as_str(), spec.networks.len()), ("host", 0));
     }
 
     #[test]
@@ -292,7 +303,7 @@ mod tests {
         assert_eq!(spec.config.env, ["N=web"]);
         assert_eq!(spec.host.mounts[0].source, "data-1");
         task.spec.container.env = vec!["N={{.Nope}}".into()];
-        let error = container_spec(&task, &node(), None, None, Vec::new()).unwrap_err();
+        let error = container_spec(&task, &node(), None, Vec::new()).unwrap_err();
         assert!(error.message.starts_with("expanding env failed"), "{error}");
     }
 
@@ -309,6 +320,6 @@ mod tests {
         assert_eq!(spec.config.stop_timeout_s, Some(2));
         assert_eq!(spec.host.extra_hosts, ["a:1.2.3.4", "b:1.2.3.4"]);
         task.spec.container.dns_nameservers = vec!["dns.example".into()];
-        assert!(container_spec(&task, &node(), None, None, Vec::new()).is_err());
+        assert!(container_spec(&task, &node(), None, Vec::new()).is_err());
     }
 }

@@ -172,17 +172,19 @@ impl TaskLoop {
         let task = self.task.clone();
         let work = prepare(&shared, &task, &cancel);
         tokio::pin!(work);
+        let mut worker_is_gone = false;
         loop {
             tokio::select! {
                 done = &mut work => {
-                    if cancel.is_cancelled() && done.is_err() {
-                        return Some(None);
-                    }
-                    return Some(Some(done.map_or_else(failed, |()| Outcome::Prepared)));
+                    let outcome = match done {
+                        Err(_) if cancel.is_cancelled() => None,
+                        done => Some(done.map_or_else(failed, |()| Outcome::Prepared)),
+                    };
+                    return if worker_is_gone { None } else { Some(outcome) };
                 }
-                changed = self.wanted.changed() => {
-                    changed.ok()?;
-                    if self.wanted.borrow_and_update().desired >= TaskState::Shutdown {
+                changed = self.wanted.changed(), if !worker_is_gone => {
+                    worker_is_gone = changed.is_err();
+                    if worker_is_gone || self.wanted.borrow_and_update().desired >= TaskState::Shutdown {
                         cancel.cancel();
                     }
                 }

@@ -10,8 +10,12 @@ use skep_proto::dispatcher::AssignmentsMessage;
 use skep_proto::dispatcher::assignments_message::Kind;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// How long the loops may take to end what they are doing.
+const LOOPS_END_MAX: Duration = Duration::from_secs(3);
 
 /// One task on this node.
 struct Running {
@@ -65,11 +69,7 @@ impl Worker {
 
     /// Removes every task of this node; the node leaves its swarm.
     pub(crate) async fn remove_all(&mut self) -> Result<()> {
-        for (_, running) in std::mem::take(&mut self.running) {
-            running.handle.abort();
-            // An aborted loop ends with an error that says just that.
-            let _ = running.handle.await;
-        }
+        self.end_loops().await;
         let mut failures = Vec::new();
         for id in self.shared.executor.tasks().await? {
             if let Err(error) = self.shared.executor.remove(&id).await {
@@ -77,6 +77,22 @@ impl Worker {
             }
         }
         if failures.is_empty() { Ok(()) } else { Err(Error::internal(failures.join("; "))) }
+    }
+
+    /// Ends the loops and leaves the containers as they are. What is being done to one is
+    /// done to its end, within a limit.
+    pub(crate) async fn end_loops(&mut self) {
+        let until = tokio::time::Instant::now() + LOOPS_END_MAX;
+        let loops = std::mem::take(&mut self.running).into_values();
+        // Without its sender a loop ends at its next wait.
+        let mut handles: Vec<JoinHandle<()>> = loops.map(|running| running.handle).collect();
+        for handle in &mut handles {
+            if tokio::time::timeout_at(until, &mut *handle).await.is_err() {
+                handle.abort();
+                // An aborted loop ends with an error that says just that.
+                let _ = handle.await;
+            }
+        }
     }
 
     /// Makes the loops equal to the set.

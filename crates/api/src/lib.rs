@@ -6,6 +6,7 @@
 //! `route::*` (one thin handler each) and `json::*` (pure conversions).
 
 pub mod backend;
+mod changes;
 mod detach;
 mod error;
 mod filters;

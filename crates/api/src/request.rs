@@ -161,7 +161,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let body = read_json_body(request).await?;
-        if body.is_empty() {
+        // Some clients encode a body that they do not have.
+        if body.is_empty() || body.trim_ascii() == b"null" {
             return Ok(Self(T::default()));
         }
         Ok(Self(decode(&body)?))

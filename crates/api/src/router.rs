@@ -1,9 +1,13 @@
 //! The table of paths.
 
 use crate::backend::Backend;
-use crate::route::{containers, exec, streams, system};
+use crate::route::{
+    build, containers, disk, events, exec, images, networks, secrets, service_logs, services, streams, swarm, system,
+    volumes,
+};
 use crate::version::{Versioned, page_not_found};
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
 
 /// All paths, with and without `/vX.Y` before them.
@@ -11,8 +15,14 @@ pub fn router(backend: Backend) -> Router {
     let inner = Router::new()
         .merge(system_paths())
         .merge(container_paths())
+        .merge(image_paths())
+        .merge(network_and_volume_paths())
+        .merge(swarm_paths())
+        .merge(service_paths())
         .fallback(page_not_found)
         .method_not_allowed_fallback(page_not_found)
+        // JSON bodies have a limit of their own; archives have none.
+        .layer(DefaultBodyLimit::disable())
         .with_state(backend);
     Router::new().fallback_service(Versioned::new(inner))
 }
@@ -23,6 +33,11 @@ fn system_paths() -> Router<Backend> {
         .route("/version", get(system::version))
         .route("/info", get(system::info))
         .route("/auth", post(system::auth))
+        .route("/events", get(events::events))
+        .route("/system/df", get(disk::usage))
+        .route("/plugins", get(system::plugins))
+        .route("/session", post(system::no_buildkit))
+        .route("/grpc", post(system::no_buildkit))
 }
 
 fn container_paths() -> Router<Backend> {
@@ -49,4 +64,80 @@ fn container_paths() -> Router<Backend> {
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/json", get(exec::inspect))
         .route("/exec/{id}/resize", post(exec::resize))
+        .merge(unsupported_container_paths())
+}
+
+/// Known paths whose work the engine does not offer: a clear 501 instead of a 404.
+fn unsupported_container_paths() -> Router<Backend> {
+    Router::new()
+        .route("/containers/{name}/archive", get(containers::unsupported).put(containers::unsupported))
+        .route("/containers/{name}/attach/ws", get(containers::unsupported))
+        .route("/containers/{name}/changes", get(containers::unsupported))
+        .route("/containers/{name}/checkpoints", get(containers::unsupported).post(containers::unsupported))
+        .route("/containers/{name}/export", get(containers::unsupported))
+        .route("/containers/{name}/stats", get(containers::unsupported))
+}
+
+fn image_paths() -> Router<Backend> {
+    Router::new()
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::create))
+        .route("/images/get", get(images::save_many))
+        .route("/images/load", post(images::load))
+        .route("/images/prune", post(images::prune))
+        .route("/images/search", get(images::search))
+        .route("/images/{*name}", get(images::get).post(images::post).delete(images::remove))
+        .route("/distribution/{*name}", get(images::remote))
+        .route("/commit", post(images::commit))
+        .route("/build", post(build::build))
+        .route("/build/prune", post(images::build_prune))
+}
+
+fn network_and_volume_paths() -> Router<Backend> {
+    Router::new()
+        .route("/networks", get(networks::list))
+        .route("/networks/", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{name}/connect", post(networks::connect))
+        .route("/networks/{name}/disconnect", post(networks::disconnect))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove).put(volumes::update))
+}
+
+fn swarm_paths() -> Router<Backend> {
+    Router::new()
+        .route("/swarm", get(swarm::inspect))
+        .route("/swarm/init", post(swarm::init))
+        .route("/swarm/join", post(swarm::join))
+        .route("/swarm/leave", post(swarm::leave))
+        .route("/swarm/update", post(swarm::update))
+        .route("/swarm/unlock", post(swarm::unlock))
+        .route("/swarm/unlockkey", get(swarm::unlock_key))
+        .route("/nodes", get(swarm::nodes))
+        .route("/nodes/{name}", get(swarm::node).delete(swarm::remove_node))
+        .route("/nodes/{name}/update", post(swarm::update_node))
+        .route("/secrets", get(secrets::secrets))
+        .route("/secrets/create", post(secrets::create_secret))
+        .route("/secrets/{name}", get(secrets::secret).delete(secrets::remove_secret))
+        .route("/secrets/{name}/update", post(secrets::update_secret))
+        .route("/configs", get(secrets::configs))
+        .route("/configs/create", post(secrets::create_config))
+        .route("/configs/{name}", get(secrets::config).delete(secrets::remove_config))
+        .route("/configs/{name}/update", post(secrets::update_config))
+}
+
+fn service_paths() -> Router<Backend> {
+    Router::new()
+        .route("/services", get(services::list))
+        .route("/services/create", post(services::create))
+        .route("/services/{name}", get(services::inspect).delete(services::remove))
+        .route("/services/{name}/update", post(services::update))
+        .route("/services/{name}/logs", get(service_logs::of_service))
+        .route("/tasks", get(services::tasks))
+        .route("/tasks/{name}", get(services::task))
+        .route("/tasks/{name}/logs", get(service_logs::of_task))
 }

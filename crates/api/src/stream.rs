@@ -47,6 +47,15 @@ pub(crate) fn frame(stream: OutputStream, data: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// A frame of stream 3: the daemon's own trouble, which clients fail with.
+pub(crate) fn system_error(message: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(8 + message.len());
+    out.put_slice(&[3, 0, 0, 0]);
+    out.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    out.put_slice(message.as_bytes());
+    out.freeze()
+}
+
 fn encode(chunk: Chunk, tty: bool) -> Bytes {
     if tty { chunk.data } else { frame(chunk.stream, &chunk.data) }
 }

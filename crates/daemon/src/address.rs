@@ -179,7 +179,8 @@ fn of_interface(name: &str, interfaces: &[Interface]) -> Result<Option<IpAddr>> 
 fn only_system_address(interfaces: &[Interface], ours: &[IpNet]) -> Result<IpAddr> {
     let mut chosen: Option<(&str, IpAddr)> = None;
     for interface in interfaces.iter().filter(|interface| interface.up && !interface.loopback) {
-        let usable = |ip: &&IpAddr| !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !is_link_local(ip);
+        let usable =
+            |ip: &&IpAddr| !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !is_link_local(ip);
         let addresses: Vec<IpAddr> = interface.addresses.iter().filter(usable).copied().collect();
         if addresses.iter().any(|ip| ours.iter().any(|net| net.contains(ip))) {
             continue;
@@ -190,7 +191,7 @@ fn only_system_address(interfaces: &[Interface], ours: &[IpNet]) -> Result<IpAdd
                 return Err(multiple((&interface.name, *first), (&interface.name, *second)));
             }
         }
-        let Some(best) = addresses.iter().find(|ip| ip.is_ipv4()).or(addresses.first()) else { continue };
+        let Some(best) = addresses.iter().find(|ip| ip.is_ipv4()).or_else(|| addresses.first()) else { continue };
         if let Some(other) = chosen {
             return Err(multiple(other, (&interface.name, *best)));
         }

@@ -59,7 +59,7 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads the command line (`args[0]` is the program's name for messages) and the file it
+/// Reads the command line (without the program's and the role's name) and the file it
 /// names or the usual one.
 ///
 /// # Errors
@@ -90,7 +90,9 @@ fn read_file(path: &Path) -> Result<Values> {
 fn merge(mut flags: Values, file: Values) -> Result<Values> {
     let twice: Vec<String> = file
         .iter()
-        .filter_map(|(name, value)| flags.get(name).map(|flag| format!("{name}: (from flag: {flag:?}, from file: {value:?})")))
+        .filter_map(|(name, value)| {
+            flags.get(name).map(|flag| format!("{name}: (from flag: {flag:?}, from file: {value:?})"))
+        })
         .collect();
     if !twice.is_empty() {
         bail!(
@@ -109,7 +111,9 @@ fn build(values: Values) -> Result<Config> {
     let flag = |name: &str| text(name) == Some("true");
     let exec_root = absolute("exec-root", text("exec-root").unwrap_or(EXEC_ROOT))?;
     let hosts = match values.get("host") {
-        Some(hosts) if !hosts.is_empty() => hosts.iter().map(|host| parse_host(host, &exec_root)).collect::<Result<_>>()?,
+        Some(hosts) if !hosts.is_empty() => {
+            hosts.iter().map(|host| parse_host(host, &exec_root)).collect::<Result<_>>()?
+        }
         Some(_) | None => vec![Host::Unix(exec_root.join("skep.sock"))],
     };
     let debug = flag("debug");
@@ -129,8 +133,13 @@ fn build(values: Values) -> Result<Config> {
         registry_mirrors: list("registry-mirror"),
         labels: list("label").iter().map(|label| parse_label(label)).collect::<Result<_>>()?,
         swarm_default_advertise_addr: text("swarm-default-advertise-addr").unwrap_or_default().to_owned(),
-        bridge_address: text("bip").map(|bip| bip.parse().with_context(|| format!("invalid bip \"{bip}\""))).transpose()?,
-        dns: list("dns").iter().map(|ip| ip.parse().with_context(|| format!("{ip} is not an ip address"))).collect::<Result<_>>()?,
+        bridge_address: text("bip")
+            .map(|bip| bip.parse().with_context(|| format!("invalid bip \"{bip}\"")))
+            .transpose()?,
+        dns: list("dns")
+            .iter()
+            .map(|ip| ip.parse().with_context(|| format!("{ip} is not an ip address")))
+            .collect::<Result<_>>()?,
         dns_search: list("dns-search"),
         dns_options: list("dns-opt"),
         cgroup_parent: text("cgroup-parent").unwrap_or(CGROUP_PARENT).to_owned(),
@@ -150,7 +159,9 @@ fn check_support(values: &Values) -> Result<Vec<String>> {
             Support::Full => {}
             // Switching off what is never on asks for nothing.
             Support::Refused if is_off => {}
-            Support::Refused => bail!("--{} is not supported yet, and starting without it would be unsafe", option.name),
+            Support::Refused => {
+                bail!("--{} is not supported yet, and starting without it would be unsafe", option.name)
+            }
             Support::None => warnings.push(format!("--{} is not supported yet and has no effect", option.name)),
         }
     }
@@ -212,7 +223,7 @@ fn parse_label(text: &str) -> Result<(String, String)> {
 fn parse_seconds(text: &str) -> Result<Duration> {
     let seconds: i64 = text.parse().with_context(|| format!("invalid shutdown-timeout \"{text}\""))?;
     // Negative is "for ever" in dockerd; a supervisor would not wait that long either.
-    Ok(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::from(u32::MAX))))
+    Ok(Duration::from_secs(u64::try_from(seconds).unwrap_or_else(|_| u64::from(u32::MAX))))
 }
 
 #[cfg(test)]
@@ -220,7 +231,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Config> {
-        let matches = options::command().try_get_matches_from(std::iter::once("daemon").chain(line.split_whitespace()))?;
+        let matches = options::command().try_get_matches_from(line.split_whitespace())?;
         build(options::from_matches(&matches))
     }
 

@@ -70,7 +70,8 @@ impl Drop for PidFile {
 }
 
 fn is_our_program(pid: u32) -> bool {
-    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+    let name =
+        |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
     let theirs = std::fs::read_link(format!("/proc/{pid}/exe")).ok().and_then(name);
     let ours = std::env::current_exe().ok().and_then(name);
     theirs.is_some() && theirs == ours

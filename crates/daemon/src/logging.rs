@@ -21,9 +21,7 @@ pub(crate) fn start_at(level: Level, format: LogFormat) {
     let filter = Targets::new().with_default(Level::WARN.min(level)).with_target(OURS, level);
     let layer = match format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
-        LogFormat::Text => {
-            fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).boxed()
-        }
+        LogFormat::Text => fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).boxed(),
     };
     // A second call in one process would fail; the first setting then stays.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();

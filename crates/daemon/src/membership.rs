@@ -74,9 +74,7 @@ impl MembershipStore {
     /// Forgets the swarm with everything that belongs to it.
     pub(crate) fn clear(&self) -> Result<()> {
         match fs::remove_dir_all(&self.directory) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::from(e).context(self.directory.display()))
-            }
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::from(e).context(self.directory.display())),
             _ => Ok(()),
         }
     }

@@ -4,6 +4,7 @@
 
 use crate::config::{Config, LogFormat};
 use anyhow::{Context, Result, anyhow};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use skep_netd::client::NetdClient;
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,8 @@ const READY_MAX: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(3);
 /// One that does not end when told to is killed after this time.
 const END_MAX: Duration = Duration::from_secs(5);
+/// How often an inherited netd is looked at; the kernel tells only a parent.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(8);
 /// A netd that ran so long has not failed at its start.
@@ -39,6 +41,8 @@ pub(crate) struct NetdCommand {
 /// The running netd, kept so by a task of this process.
 pub(crate) struct NetdProcess {
     client: NetdClient,
+    /// This daemon started it, no earlier one.
+    started_here: bool,
     stop: CancellationToken,
     keeper: JoinHandle<Running>,
 }
@@ -46,7 +50,7 @@ pub(crate) struct NetdProcess {
 /// One netd, ours or inherited.
 enum Running {
     Child(Child),
-    Adopted(AsyncFd<OwnedFd>),
+    Adopted(OwnedFd),
 }
 
 impl NetdCommand {
@@ -121,13 +125,18 @@ impl NetdProcess {
             Some(running) => running,
             None => launch(&client, &command).await?,
         };
+        let started_here = matches!(running, Running::Child(_));
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep(running, client.clone(), command, stop.clone()));
-        Ok(Self { client, stop, keeper })
+        Ok(Self { client, started_here, stop, keeper })
     }
 
     pub(crate) fn client(&self) -> NetdClient {
         self.client.clone()
+    }
+
+    pub(crate) fn started_here(&self) -> bool {
+        self.started_here
     }
 
     /// Leaves netd running: containers need its names, and the next daemon takes it up.
@@ -157,8 +166,7 @@ async fn adopt(client: &NetdClient, command: &NetdCommand) -> Option<Running> {
     }
     let status = client.status().await.ok()?;
     let pid = Pid::from_raw(i32::try_from(status.pid).ok()?)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-    let adopted = Running::Adopted(AsyncFd::new(pidfd).ok()?);
+    let adopted = Running::Adopted(pidfd_open(pid, PidfdFlags::empty()).ok()?);
     if is_same_program(status.pid) {
         tracing::info!(pid = status.pid, "taking up the running network daemon");
         return Some(adopted);
@@ -233,20 +241,25 @@ async fn ended(running: &mut Running) -> String {
     match running {
         Running::Child(child) => describe(child.wait().await),
         Running::Adopted(pidfd) => {
-            // Readable means that the process has ended; an error, that it cannot be known.
-            match pidfd.readable().await {
-                Ok(_) => "taken up from an earlier daemon".into(),
-                Err(error) => error.to_string(),
+            while !has_ended(pidfd) {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
+            "taken up from an earlier daemon".into()
         }
     }
+}
+
+/// A process descriptor becomes readable when its process ends.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Asks it to end, then insists.
 async fn end(mut running: Running) -> Result<()> {
     let opened;
     let pidfd = match &running {
-        Running::Adopted(pidfd) => pidfd.get_ref(),
+        Running::Adopted(pidfd) => pidfd,
         Running::Child(child) => {
             let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
             // No id: it has ended and was waited for.

@@ -2,8 +2,8 @@
 //! configuration file, its shape, and whether skep does anything with it. The names are
 //! dockerd's, so that its unit files and `daemon.json` work here.
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The shape of an option's value.
@@ -67,9 +67,13 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("data-root", Shape::Text, "Root directory of persistent state (default /var/lib/skep)"),
     full("exec-root", Shape::Text, "Root directory of run-time state (default /run/skep)"),
     full("pidfile", Shape::Text, "Path of the PID file (default /run/skep/skep.pid)").short('p'),
-    full("host", Shape::List, "Socket to serve: unix://PATH or tcp://ADDRESS:PORT (default unix:///run/skep/skep.sock)")
-        .keyed("hosts")
-        .short('H'),
+    full(
+        "host",
+        Shape::List,
+        "Socket to serve: unix://PATH or tcp://ADDRESS:PORT (default unix:///run/skep/skep.sock)",
+    )
+    .keyed("hosts")
+    .short('H'),
     full("group", Shape::Text, "Group that owns the unix socket (default docker, if there)").short('G'),
     full("debug", Shape::Flag, "Debug logging").short('D'),
     full("log-level", Shape::Text, "debug, info, warn, error or fatal (default info)").short('l'),
@@ -85,7 +89,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("dns-search", Shape::List, "Search domain of containers"),
     full("cgroup-parent", Shape::Text, "cgroup of all containers (default /skep)"),
     full("live-restore", Shape::Flag, "Keep containers running while the daemon is away (always on)"),
-    full("shutdown-timeout", Shape::Text, "Seconds that requests may go on after a shutdown was asked for"),
+    full("shutdown-timeout", Shape::Text, "Seconds each part of the daemon may take to end (default 15)"),
     full("validate", Shape::Flag, "Check the configuration and exit"),
     refused("tls", Shape::Flag),
     refused("tlsverify", Shape::Flag),
@@ -166,7 +170,10 @@ pub(crate) type Values = BTreeMap<&'static str, Vec<String>>;
 
 /// The command line of `skep daemon`.
 pub(crate) fn command() -> Command {
-    let command = Command::new("skep daemon").about("Runs the container engine and this node's part of the swarm");
+    let command = Command::new("skep daemon")
+        .bin_name("skep daemon")
+        .no_binary_name(true)
+        .about("Runs the container engine and this node's part of the swarm");
     OPTIONS.iter().fold(command, |command, option| command.arg(arg(option)))
 }
 
@@ -211,7 +218,8 @@ pub(crate) fn from_json(text: &str) -> Result<Values, String> {
     let mut values = Values::new();
     for option in OPTIONS {
         if let Some(value) = object.get(option.file_key()) {
-            let texts = texts(value, option.shape).ok_or_else(|| format!("{}: wrong kind of value", option.file_key()))?;
+            let texts =
+                texts(value, option.shape).ok_or_else(|| format!("{}: wrong kind of value", option.file_key()))?;
             values.insert(option.name, texts);
         }
     }
@@ -250,13 +258,13 @@ mod tests {
 
     #[test]
     fn dockerd_command_lines_are_understood() {
-        let line = "daemon -H unix:///a.sock --host=tcp://127.0.0.1:1 --debug --icc=false -l warn --iptables \
+        let line = "-H unix:///a.sock --host=tcp://127.0.0.1:1 --debug --icc=false -l warn --iptables \
                     --data-root /x --data-root /y";
         let values = from_matches(&command().try_get_matches_from(line.split_whitespace()).unwrap());
         assert_eq!(values["host"], ["unix:///a.sock", "tcp://127.0.0.1:1"]);
         assert_eq!((values["debug"][0].as_str(), values["icc"][0].as_str()), ("true", "false"));
         assert_eq!((values["log-level"][0].as_str(), values["data-root"][0].as_str()), ("warn", "/y"));
-        assert!(command().try_get_matches_from(["daemon", "--no-such-option"]).is_err());
+        assert!(command().try_get_matches_from(["--no-such-option"]).is_err());
     }
 
     #[test]

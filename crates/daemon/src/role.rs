@@ -33,8 +33,7 @@ const ALREADY_MEMBER: &str = "This node is already part of a swarm. Use \"docker
 const NO_MEMBER: &str = "This node is not part of a swarm";
 const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in \
      the background. Use the \"docker info\" command to see the current swarm status of your node.";
-const LEAVING_MANAGER: &str =
-    "You are attempting to leave the swarm on a node that is participating as a manager. ";
+const LEAVING_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. ";
 
 /// Everything the roles of a node need around them.
 pub(crate) struct Surroundings {
@@ -155,9 +154,7 @@ impl Shared {
         };
         let identity = Identity::new(&parts)?;
         let keeper = match identity.role() {
-            Role::Manager => {
-                Some(ManagerKeeper::start(self.manager_config(&membership), identity.clone(), None))
-            }
+            Role::Manager => Some(ManagerKeeper::start(self.manager_config(&membership), identity.clone(), None)),
             Role::Worker => None,
         };
         self.member(membership, identity, keeper).await.map(State::Member)

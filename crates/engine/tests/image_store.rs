@@ -1,42 +1,13 @@
 //! The image store through its facade: import, commit, names, archives.
+#![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
-use skep_engine::config::EngineConfig;
+mod store_support;
+
 use skep_engine::image::{ImageStore, NewImage};
 use skep_engine::rootfs::Rootfs;
 use skep_model::Timestamp;
 use skep_model::container::ContainerConfig;
-use std::path::Path;
-
-fn config(data_root: &Path) -> EngineConfig {
-    EngineConfig {
-        data_root: data_root.to_owned(),
-        exec_root: data_root.join("exec"),
-        program: "/proc/self/exe".into(),
-        insecure_registries: Vec::new(),
-        registry_mirrors: Vec::new(),
-        cgroup_parent: "/skep".into(),
-        dns: Vec::new(),
-        dns_search: Vec::new(),
-        dns_options: Vec::new(),
-        bridge_address: None,
-    }
-}
-
-fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, data) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(data.len() as u64);
-        header.set_mode(0o644);
-        builder.append_data(&mut header, name, data.as_bytes()).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-async fn import(store: &ImageStore, tar: Vec<u8>, name: &str) -> String {
-    let tar = std::io::Cursor::new(tar);
-    store.import(tar, Some(name), "Imported from -", ContainerConfig::default(), Timestamp(1)).await.unwrap()
-}
+use store_support::{config, import, tar_of};
 
 fn new_image(parent: &str) -> NewImage {
     NewImage {

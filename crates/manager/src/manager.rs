@@ -107,6 +107,8 @@ impl Manager {
         let mut loops = JoinSet::new();
         loops.spawn(leader::run(replicator.clone(), stop.clone()));
         loops.spawn(dispatcher_loop.run());
+        let (clock, clock_stop) = (replicator.clone(), stop.clone());
+        loops.spawn(async move { clock.tend_clock(&clock_stop).await });
         loops.spawn(server::run(listener, identity.clone(), services, stop.clone()));
         let (failed, failure) = watch::channel(None);
         let supervisor = tokio::spawn(supervise(loops, replicator.clone(), stop.clone(), failed));
@@ -136,10 +138,12 @@ impl Manager {
     /// Resolves when a part of the manager has died; it is of no use then and should be shut down.
     pub async fn failed(&self) -> Error {
         let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(error) => error.clone().unwrap_or_else(|| Error::internal("the manager has failed")),
+        // Ends the borrow before the next await, so that a task may wait here.
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(error) => error,
             // The supervisor ended without a failure: the manager was shut down.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -97,8 +97,11 @@ pub struct TaskContainerStatus {
 #[serde(default)]
 pub struct TaskAttachment {
     pub network: NetworkId,
+    /// Empty for a network that every node has by itself (`host`, `bridge`).
     pub addresses: Vec<IpNet>,
     pub aliases: Vec<String>,
+    /// How users call it: the only name under which a node finds a network of its own.
+    pub network_name: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 use crate::desired::Desired;
 use crate::nft::expression::Family;
 use crate::rules::address_of;
-use crate::sockets::{self, Options};
+use crate::sockets;
 use skep_model::error::{Error, Result};
 use skep_model::id::{EndpointId, ServiceId};
 use skep_model::netstate::DesiredEndpoint;
@@ -89,8 +89,8 @@ impl Ports {
             None => {}
         }
         // A mesh port without a backend must refuse, which a listening socket would not.
-        let listen = matches!(holder, Holder::Endpoint(_)) && port.protocol == Protocol::Tcp;
-        let socket = match sockets::bound(port.protocol, port.address, Options { listen, freebind: false }) {
+        let backlog = (matches!(holder, Holder::Endpoint(_)) && port.protocol == Protocol::Tcp).then_some(1);
+        let socket = match sockets::bound(port.protocol, port.address, backlog) {
             Ok(socket) => Some(socket),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
             Err(error) => return Err(bind_error(port, &error)),

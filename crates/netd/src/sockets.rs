@@ -9,19 +9,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// What to do with the socket after it is bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    pub listen: bool,
-    /// The address need not be there yet.
-    pub freebind: bool,
-}
-
 /// A non-blocking bound socket, without `SO_REUSEADDR`: nobody may share the port.
+/// `backlog` is how many connections may wait to be accepted; `None` does not listen.
 ///
 /// # Errors
 /// What the kernel says, notably `AddrInUse`.
-pub fn bound(protocol: Protocol, address: SocketAddr, options: Options) -> io::Result<OwnedFd> {
+pub fn bound(protocol: Protocol, address: SocketAddr, backlog: Option<i32>) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let (kind, number) = match protocol {
         Protocol::Tcp => (SockType::Stream, Some(SockProtocol::Tcp)),
@@ -35,15 +28,12 @@ pub fn bound(protocol: Protocol, address: SocketAddr, options: Options) -> io::R
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    if options.freebind {
-        setsockopt(&fd, sockopt::IpFreebind, &true)?;
-    }
     match address {
         SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
         SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
     }
-    if options.listen {
-        listen(&fd, Backlog::new(1).unwrap_or(Backlog::MAXCONN))?;
+    if let Some(backlog) = backlog {
+        listen(&fd, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))?;
     }
     Ok(fd)
 }

@@ -185,7 +185,7 @@ impl Worker {
         self.kernel_changed.store(false, Ordering::Release);
         let earliest = (Instant::now() + DEBOUNCE).max(self.last_check + self.check_pause());
         self.next_check = self.next_check.or(Some(earliest));
-        self.check_deadline = self.check_deadline.or(Some(Instant::now() + CHECK_PAUSE_MAX));
+        self.check_deadline = self.check_deadline.or_else(|| Some(Instant::now() + CHECK_PAUSE_MAX));
     }
 
     /// Most changes during a burst of commands are our own: the look waits for its end,

@@ -1,6 +1,6 @@
 //! Bridge networks, containers' legs and published ports, judged by the kernel.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod common;
 

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 use tempfile::TempDir;
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -95,8 +96,22 @@ impl Host {
             .spawn()
             .context("cannot start the daemon")?;
         self.daemon = Some(child);
-        let answer = wait::until("the daemon's first answer", || self.ok(&["version"]));
-        answer.map(drop).with_context(|| self.log())
+        let begin = Instant::now();
+        loop {
+            let failure = match self.ok(&["version"]) {
+                Ok(_) => return Ok(()),
+                Err(failure) => failure,
+            };
+            let ended = self.daemon.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if let Some(status) = ended {
+                self.daemon = None;
+                bail!("the daemon ended with {status}:\n{}", self.log());
+            }
+            if begin.elapsed() > wait::DEADLINE {
+                return Err(failure.context(format!("no answer of the daemon:\n{}", self.log())));
+            }
+            std::thread::sleep(wait::POLL);
+        }
     }
 
     /// What the daemon wrote so far.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy two-core machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(30);
+pub(crate) const POLL: Duration = Duration::from_millis(30);
 
 /// Calls `fact` until it holds.
 ///

@@ -47,7 +47,7 @@ impl CreateBody {
         let mut warnings = Vec::new();
         let name = name.strip_prefix('/').unwrap_or(name);
         if !name.is_empty() {
-            skep_model::validate::object_name("container", name).map_err(|e| shortened(e, name))?;
+            super::check_name("container", name)?;
         }
         let links = self.host_config.links.clone().unwrap_or_default();
         let config = self.config.into_model()?;
@@ -64,16 +64,6 @@ impl CreateBody {
         }
         Ok((ContainerSpec { name: name.into(), config, host, networks, files: vec![] }, warnings))
     }
-}
-
-/// A message with a name of any length in it stays readable.
-fn shortened(error: Error, name: &str) -> Error {
-    const NAME_SHOWN_MAX: usize = 300;
-    if name.chars().count() <= NAME_SHOWN_MAX {
-        return error;
-    }
-    let shown: String = name.chars().take(NAME_SHOWN_MAX).collect();
-    Error { message: error.message.replace(name, &format!("{shown}...")), ..error }
 }
 
 /// Links of the host part belong to the leg of the container's own network.

@@ -7,13 +7,20 @@ pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod container_list;
 pub(crate) mod endpoint;
+pub(crate) mod event;
 pub(crate) mod exec;
 pub(crate) mod host_config;
+pub(crate) mod image;
 pub(crate) mod mount;
+pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod secret;
+pub(crate) mod service;
+pub(crate) mod service_in;
+pub(crate) mod service_out;
 pub(crate) mod swarm;
 pub(crate) mod system;
+pub(crate) mod task;
 pub(crate) mod volume;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -64,6 +71,17 @@ impl Serialize for Empty {
 impl<'de> Deserialize<'de> for Empty {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// Text that `Debug` must not show: tokens and keys.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Redacted(pub(crate) String);
+
+impl std::fmt::Debug for Redacted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(redacted)")
     }
 }
 
@@ -127,6 +145,18 @@ pub(crate) fn refuse(fields: &[(&str, bool)]) -> Result<()> {
     }
 }
 
+/// An object's name; the message stays readable however long the name is.
+pub(crate) fn check_name(kind: &str, name: &str) -> Result<()> {
+    const NAME_SHOWN_MAX: usize = 300;
+    skep_model::validate::object_name(kind, name).map_err(|error| {
+        if name.chars().count() <= NAME_SHOWN_MAX {
+            return error;
+        }
+        let shown: String = name.chars().take(NAME_SHOWN_MAX).collect();
+        Error { message: error.message.replace(name, &format!("{shown}...")), ..error }
+    })
+}
+
 /// Bytes in decimal units with four significant digits at most: `1.984MB`.
 pub(crate) fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
@@ -176,6 +206,9 @@ pub(crate) fn human_duration(duration: Duration) -> String {
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_chrono(chrono::Utc::now())
 }
+
+#[cfg(test)]
+mod random_tests;
 
 #[cfg(test)]
 pub(crate) mod tests {

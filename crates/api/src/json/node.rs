@@ -212,7 +212,7 @@ mod tests {
                 plugins: vec![("Volume".into(), "local".into())],
                 ..NodeDescription::default()
             },
-            status: NodeStatus { state: NodeState::Ready, address: "10.99.0.1".into(), message: String::new() },
+            status: NodeStatus { state: NodeState::Ready, address: "10.99.0.1".into(), ..NodeStatus::default() },
             manager_status: Some(ModelManagerStatus {
                 address: "10.99.0.1:2377".into(),
                 leader: true,

@@ -1,7 +1,7 @@
 //! The swarm itself: init, join, settings, tokens; and the parts that every swarm object has.
 
 use super::mount::Driver;
-use super::{duration, nanos, unsupported, wire, zero};
+use super::{Redacted, duration, nanos, unsupported, wire, zero};
 use crate::backend::{InitRequest, JoinRequest};
 use serde::Serialize;
 use serde_json::Value;
@@ -78,7 +78,7 @@ wire!(
         #[serde(rename = "SigningCACert", skip_serializing_if = "zero")]
         signing_ca_cert: String,
         #[serde(rename = "SigningCAKey", skip_serializing)]
-        signing_ca_key: String,
+        signing_ca_key: Redacted,
         #[serde(skip_serializing_if = "zero")]
         force_rotate: u64,
     }
@@ -98,7 +98,7 @@ impl SwarmSpec {
         super::refuse(&[
             ("CAConfig.ExternalCAs", !self.ca_config.external_cas.is_empty()),
             ("CAConfig.SigningCACert", !self.ca_config.signing_ca_cert.is_empty()),
-            ("CAConfig.SigningCAKey", !self.ca_config.signing_ca_key.is_empty()),
+            ("CAConfig.SigningCAKey", !self.ca_config.signing_ca_key.0.is_empty()),
             ("TaskDefaults.LogDriver", self.task_defaults.log_driver.is_some_and(|d| d != Driver::default())),
         ])?;
         let mut spec = present.clone();
@@ -211,7 +211,7 @@ wire!(
         advertise_addr: String,
         data_path_addr: String,
         remote_addrs: Vec<String>,
-        join_token: String,
+        join_token: Redacted,
         availability: String,
     }
 );
@@ -223,7 +223,7 @@ impl JoinBody {
         if self.remote_addrs.is_empty() {
             return Err(Error::invalid("at least 1 RemoteAddr is required to join"));
         }
-        if self.join_token.is_empty() {
+        if self.join_token.0.is_empty() {
             return Err(Error::invalid("a join token is required to join"));
         }
         Ok(JoinRequest {
@@ -231,13 +231,13 @@ impl JoinBody {
             advertise_addr: self.advertise_addr,
             data_path_addr: self.data_path_addr,
             remote_addrs: self.remote_addrs,
-            join_token: self.join_token,
+            join_token: self.join_token.0,
             availability: read_availability(&self.availability)?,
         })
     }
 }
 
-wire!(UnlockBody { unlock_key: String });
+wire!(UnlockBody { unlock_key: Redacted });
 
 /// # Errors
 /// The word is none of the three.

@@ -34,10 +34,7 @@ impl CreateBody {
         if self.name.is_empty() {
             return Ok(());
         }
-        skep_model::validate::object_name("volume", &self.name).map_err(|error| {
-            let shown: String = self.name.chars().take(300).collect();
-            Error { message: error.message.replace(&self.name, &shown), ..error }
-        })
+        super::check_name("volume", &self.name)
     }
 }
 

@@ -47,8 +47,8 @@ pub(crate) async fn create(State(backend): State<Backend>, query: Query, Json(bo
 pub(crate) fn check_platform(platform: &str) -> Result<()> {
     let mut parts = platform.split('/');
     let os = parts.next().unwrap_or_default();
-    let arch = parts.next().unwrap_or(crate::json::system::go_arch());
-    let same_arch = arch == crate::json::system::go_arch() || arch == std::env::consts::ARCH;
+    let own = crate::json::system::go_arch();
+    let same_arch = parts.next().is_none_or(|arch| arch == own || arch == std::env::consts::ARCH);
     if os == "linux" && same_arch {
         return Ok(());
     }

@@ -1,6 +1,16 @@
 //! One thin handler per path: read, convert, call, convert, write.
 
+pub(crate) mod build;
 pub(crate) mod containers;
+pub(crate) mod disk;
+pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod images;
+pub(crate) mod networks;
+pub(crate) mod secrets;
+pub(crate) mod service_logs;
+pub(crate) mod services;
 pub(crate) mod streams;
+pub(crate) mod swarm;
 pub(crate) mod system;
+pub(crate) mod volumes;

@@ -86,6 +86,16 @@ fn swarm_section(backend: &Backend) -> SwarmSection {
 }
 
 /// Credentials are only checked when they are used: a registry refuses the pull itself.
-pub(crate) async fn auth(Json(_body): Json<AuthBody>) -> Result<Response, ApiError> {
-    Err(Error::not_implemented("checking credentials is not supported; log in with a credential file instead").into())
+pub(crate) async fn auth(Json(body): Json<AuthBody>) -> Result<Response, ApiError> {
+    let server = body.serveraddress.unwrap_or_default();
+    Err(Error::not_implemented(format!("checking credentials for {server:?} is not supported yet")).into())
+}
+
+/// There are none, and clients ask.
+pub(crate) async fn plugins() -> Reply {
+    ok(&serde_json::json!([]))
+}
+
+pub(crate) async fn no_buildkit() -> ApiError {
+    Error::not_implemented("BuildKit is not supported: set DOCKER_BUILDKIT=0").into()
 }

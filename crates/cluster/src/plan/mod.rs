@@ -85,8 +85,8 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
     for id in &scope.services {
         reap::service(draft, id);
     }
-    scope.nodes.append(&mut draft.touched_nodes);
-    allocate::nodes(draft, &scope.nodes);
+    scope.balancers.append(&mut draft.touched_nodes);
+    allocate::nodes(draft, &scope.balancers);
     reap::networks(draft);
 }
 

@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub(super) struct Scope {
     pub(super) services: BTreeSet<String>,
+    /// Nodes that changed: may their tasks stay?
     pub(super) nodes: BTreeSet<String>,
+    /// Nodes whose tasks changed: which networks do they use?
+    pub(super) balancers: BTreeSet<String>,
     /// Services whose spec this plan has put back; they wait for the next plan.
     pub(super) rolled_back: BTreeSet<String>,
 }
@@ -18,11 +21,10 @@ impl Scope {
         let mut scope = Self::default();
         if dirty.is_empty() || dirty.iter().any(|key| key.kind == Kind::Cluster) {
             scope.include_all(store);
-            return scope;
+        } else {
+            dirty.iter().for_each(|key| scope.include(store, key));
         }
-        for key in dirty {
-            scope.include(store, key);
-        }
+        scope.balancers.extend(scope.nodes.iter().cloned());
         scope
     }
 
@@ -44,13 +46,15 @@ impl Scope {
         match key.kind {
             Kind::Service => {
                 self.services.insert(key.id.clone());
-                let tasks = store.tasks_of_service(&key.id).filter(|task| !task.node_id.is_empty());
-                self.nodes.extend(tasks.map(|task| task.node_id.0.clone()));
             }
             Kind::Task => {
                 let Some(task) = store.task(&key.id) else { return };
                 self.services.insert(task.service_id.0.clone());
                 if !task.node_id.is_empty() {
+                    self.balancers.insert(task.node_id.0.clone());
+                }
+                // Its node may have been removed while the task was on its way there.
+                if store.node(task.node_id.as_str()).is_none() {
                     self.nodes.insert(task.node_id.0.clone());
                 }
             }

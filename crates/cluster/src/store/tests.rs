@@ -84,7 +84,7 @@ fn an_address_has_one_holder_until_it_is_down() {
     let (mut world, _) = running_world();
     let mesh = world.store.ingress_network().unwrap().id.clone();
     let taken = world.store.node("n1").unwrap().attachments[&mesh];
-    let leg = skep_model::task::TaskAttachment { network: mesh, addresses: vec![taken], aliases: vec![] };
+    let leg = skep_model::task::TaskAttachment { network: mesh, addresses: vec![taken], ..Default::default() };
     refused(put_task(&mut world, |task| task.attachments.push(leg)), "is held by node n1");
 }
 

@@ -84,17 +84,16 @@ impl Store {
         self.add_tar(compress::decoder(compression, stream)?, parent, expected, Keep::Compress)
     }
 
-    /// Unpacks a compressed layer that is among the blobs.
+    /// Unpacks a compressed layer that is among the blobs; `content` reads the blob. Blocking.
     pub(crate) fn add_blob_layer(
         self: &Arc<Self>,
+        content: impl Read,
         blob: &Digest,
+        size: u64,
         parent: Option<&Digest>,
         expected: &Digest,
     ) -> ImageResult<(Arc<LayerRecord>, Pin)> {
-        let path = self.blob_path(blob);
-        let file = File::open(&path).map_err(ImageError::file("opening", &path))?;
-        let size = file.metadata().map_err(ImageError::file("reading", &path))?.len();
-        let (compression, stream) = compress::detect(file)?;
+        let (compression, stream) = compress::detect(content)?;
         let keep = match compression {
             Compression::Plain => Keep::Compress,
             Compression::Gzip => Keep::Blob(BlobRecord { digest: blob.clone(), size, zstd: false }),

@@ -16,6 +16,7 @@ mod load;
 mod manifest;
 mod meter;
 pub(crate) mod pack;
+mod registry;
 mod remove;
 mod save;
 mod store;
@@ -27,8 +28,9 @@ use crate::config::EngineConfig;
 use crate::progress::ProgressSender;
 pub(crate) use error::{ImageError, ImageResult};
 pub(crate) use pack::is_opaque;
+use registry::Registries;
 use skep_model::container::ContainerConfig;
-use skep_model::image::{HistoryEntry, ImageInfo};
+use skep_model::image::{HistoryEntry, ImageInfo, Reference};
 use skep_model::{Error, Result, Timestamp};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,6 +86,7 @@ pub struct NewImage {
 #[derive(Debug, Clone)]
 pub struct ImageStore {
     store: Arc<Store>,
+    registries: Arc<Registries>,
 }
 
 impl ImageStore {
@@ -91,7 +94,9 @@ impl ImageStore {
     pub async fn open(config: &EngineConfig) -> Result<Self> {
         let root = config.data_root.join("image");
         let store = blocking(move || Store::open(root)).await?;
-        Ok(Self { store: Arc::new(store) })
+        let registries =
+            Registries { insecure: config.insecure_registries.clone(), mirrors: config.registry_mirrors.clone() };
+        Ok(Self { store: Arc::new(store), registries: Arc::new(registries) })
     }
 
     /// A name in `tmp/`, to be made a file or directory; removed with the handle.
@@ -134,7 +139,10 @@ impl ImageStore {
         Ok(image.chain.iter().rev().map(|chain_id| self.store.diff_path(chain_id)).collect())
     }
 
-    /// Pulls and returns the image. `all_tags` pulls every tag of the repository.
+    /// Pulls and returns the image. Neither tag nor digest means `latest`.
+    ///
+    /// # Errors
+    /// `manifest for x not found: ...` and `pull access denied for x, ...` are not-found errors.
     pub async fn pull(
         &self,
         reference: &str,
@@ -142,19 +150,22 @@ impl ImageStore {
         auth: Option<RegistryAuth>,
         progress: ProgressSender,
     ) -> Result<ImageInfo> {
-        let _ = (reference, platform, auth, progress);
-        todo!()
+        let reference = Reference::parse(reference)?.with_default_tag();
+        let (store, registries) = (&self.store, &self.registries);
+        let id = registry::pull(store, registries, &reference, platform, auth.as_ref(), &progress, now()).await?;
+        self.resolve(&id.to_string())
     }
 
+    /// Pushes a tag; layers made here are compressed first, once.
     pub async fn push(&self, reference: &str, auth: Option<RegistryAuth>, progress: ProgressSender) -> Result<()> {
-        let _ = (reference, auth, progress);
-        todo!()
+        let reference = Reference::parse(reference)?.with_default_tag();
+        registry::push(&self.store, &self.registries, &reference, auth.as_ref(), &progress, now()).await
     }
 
     /// Digest and platforms (os, architecture) of a remote reference, without pulling.
     pub async fn remote_digest(&self, reference: &str, auth: Option<RegistryAuth>) -> Result<RemoteDescriptor> {
-        let _ = (reference, auth);
-        todo!()
+        let reference = Reference::parse(reference)?.with_default_tag();
+        registry::remote_digest(&self.registries, &reference, auth.as_ref()).await
     }
 
     /// `docker import`: a root filesystem tar becomes a one-layer image. Returns its id.

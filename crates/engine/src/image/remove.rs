@@ -51,8 +51,7 @@ pub(crate) fn remove(store: &Store, name: &str, force: bool, in_use: InUse<'_>) 
 
 /// Removes the content of images that are gone; says which layers went, topmost first.
 fn collect(store: &Store, gone: &[Arc<Image>]) -> ImageResult<Vec<Removed>> {
-    let configs: Vec<Digest> = gone.iter().map(|image| image.id.clone()).collect();
-    let removed: HashSet<Digest> = store.collect(&configs)?.into_iter().collect();
+    let removed: HashSet<Digest> = store.collect()?.into_iter().collect();
     let mut told = HashSet::new();
     let layers = gone.iter().flat_map(|image| image.chain.iter().rev());
     let layers = layers.filter(|chain_id| removed.contains(chain_id) && told.insert((*chain_id).clone()));
@@ -76,15 +75,16 @@ impl Removal<'_> {
 
     /// Takes one name away; the image goes with its last name.
     fn remove_name(&mut self, image: &Arc<Image>, name: &str, force: bool) -> Result<()> {
-        if !force && is_one_repository(&image.names) {
-            if let Some((container, _)) = (self.in_use)(&image.id.to_string()).first() {
-                return Err(Error::conflict(format!(
-                    "conflict: unable to remove repository reference \"{name}\" (must force) - \
-                     container {} is using its referenced image {}",
-                    truncated(container),
-                    image.id.short()
-                )));
-            }
+        if !force
+            && is_one_repository(&image.names)
+            && let Some((container, _)) = (self.in_use)(&image.id.to_string()).first()
+        {
+            return Err(Error::conflict(format!(
+                "conflict: unable to remove repository reference \"{name}\" (must force) - \
+                 container {} is using its referenced image {}",
+                truncated(container),
+                image.id.short()
+            )));
         }
         let reference = stored_form(Reference::parse(name)?);
         self.untag(&reference);

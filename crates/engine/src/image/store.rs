@@ -248,10 +248,7 @@ impl Store {
         self.put_blob(blob)?;
         self.sync()?;
         self.change(|index| {
-            let chain = super::digest::chain_ids(&config.rootfs.diff_ids);
-            if let Some(missing) = chain.iter().find(|layer| index.layer(layer).is_none()) {
-                return Err(ImageError::Config(format!("layer {missing} is not in the store")));
-            }
+            check_layers(index, Some(&*config))?;
             index.add_image(&id, config, ImageRecord { parent, last_tag_time: Timestamp::NEVER });
             for name in names {
                 index.set_reference(name, &id, now);
@@ -278,6 +275,7 @@ impl Store {
         synced.map_err(ImageError::file("syncing", &directory))?;
         self.sync()?;
         self.change(|index| {
+            check_layers(index, configs.last().map(|config| &**config))?;
             let mut parent = parent;
             for (config, id) in configs.into_iter().zip(&ids) {
                 let record = ImageRecord { parent: parent.replace(id.clone()), last_tag_time: Timestamp::NEVER };
@@ -394,26 +392,25 @@ impl Store {
         fresh
     }
 
-    /// Removes the layers and the blobs of `candidates` that nothing refers to any more.
+    /// Removes the layers and blobs that nothing refers to and nobody pins.
     /// Returns the chain ids of removed layers. Blocking.
-    pub(crate) fn collect(&self, candidates: &[Digest]) -> ImageResult<Vec<Digest>> {
+    pub(crate) fn collect(&self) -> ImageResult<Vec<Digest>> {
         let mut removed = Vec::new();
         let mut waste = Vec::new();
         {
             let _changing = lock(&self.changing);
             let pins = lock(&self.pins);
             let mut next = (*self.index()).clone();
-            let layers = next.take_unused_layers(|chain_id| pins.contains_key(chain_id));
-            let used = next.used_blobs();
-            let blobs = layers.iter().filter_map(|layer| layer.blob.as_ref()).map(|blob| &blob.digest);
-            for digest in blobs.chain(candidates) {
-                if !used.contains(digest) && !pins.contains_key(digest) && self.has_blob(digest) {
-                    waste.push(self.move_away(&self.blob_path(digest))?);
-                }
-            }
-            for layer in &layers {
+            for layer in next.take_unused_layers(|chain_id| pins.contains_key(chain_id)) {
                 waste.push(self.move_away(&self.layer_path(&layer.chain_id))?);
                 removed.push(layer.chain_id.clone());
+            }
+            let kept: BTreeSet<PathBuf> =
+                next.used_blobs().iter().chain(pins.keys()).map(|digest| self.blob_path(digest)).collect();
+            for path in children(&self.root.join("blobs/sha256"))? {
+                if !kept.contains(&path) {
+                    waste.push(self.move_away(&path)?);
+                }
             }
             self.swap(next);
         }
@@ -455,6 +452,15 @@ impl Store {
             Ok(rustix::fs::fsync(directory)?)
         };
         write().map_err(ImageError::file("writing", path))
+    }
+}
+
+/// The layers may have gone with another image between being looked up and now.
+fn check_layers(index: &Index, config: Option<&ImageConfig>) -> ImageResult<()> {
+    let chain = config.map(|config| super::digest::chain_ids(&config.rootfs.diff_ids)).unwrap_or_default();
+    match chain.iter().find(|layer| index.layer(layer).is_none()) {
+        Some(missing) => Err(ImageError::Config(format!("layer {missing} is not in the store"))),
+        None => Ok(()),
     }
 }
 

@@ -34,6 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use types::{Member, Outcome, Proposal, RaftHandle};
 
 pub(crate) use network::RAFT_MESSAGE_BYTES_MAX;
@@ -164,6 +165,25 @@ impl Replicator {
                 return Ok(leads);
             }
             metrics.changed().await.map_err(|_| Error::internal("Raft has stopped"))?;
+        }
+    }
+
+    /// Stops Raft's clock while this is the only voter and leads: it has nobody to send
+    /// heartbeats to and nobody to lose an election to, and an idle node should sleep. Runs until `stop`.
+    pub(crate) async fn tend_clock(&self, stop: &CancellationToken) -> Result<(), Error> {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let alone = {
+                let metrics = metrics.borrow_and_update();
+                let mut voters = metrics.membership_config.voter_ids();
+                let only_voter = voters.next() == Some(self.raft_id()) && voters.next().is_none();
+                only_voter && metrics.state == ServerState::Leader
+            };
+            self.raft.runtime_config().tick(!alone);
+            tokio::select! {
+                changed = metrics.changed() => changed.map_err(|_| Error::internal("Raft has stopped"))?,
+                () = stop.cancelled() => return Ok(()),
+            }
         }
     }
 

@@ -1,10 +1,15 @@
 //! The embedded resolver: one for each container namespace, on sockets that live in
 //! that namespace.
 
+pub mod forward;
+pub mod lookup;
+pub mod message;
+mod serve;
+
 use crate::desired::Desired;
 use crate::kernel::netns::Namespace;
 use crate::rules::resolver::ADDRESS;
-use crate::sockets::{self, Options};
+use crate::sockets;
 use skep_model::network::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,6 +19,8 @@ use std::sync::{Arc, RwLock};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+/// TCP is for the rare long answer.
+const TCP_BACKLOG: i32 = 16;
 /// A port that is free for UDP may be taken for TCP; then another is tried.
 const PORT_ATTEMPTS_MAX: usize = 16;
 
@@ -48,13 +55,14 @@ impl Resolvers {
     /// `NotFound` when the namespace is gone, else what the kernel says.
     pub fn open(&mut self, path: &Path, preferred: Option<u16>) -> io::Result<u16> {
         let namespace = Namespace::open(path)?.ok_or(io::ErrorKind::NotFound)?;
-        let (udp, tcp) = namespace.run(|| listen(preferred))?;
+        let (udp, tcp) = namespace.run(|| {
+            // A socket bound while loopback is down would answer from another address.
+            crate::kernel::place::loopback_up()?;
+            listen(preferred)
+        })?;
         let port = udp.local_addr()?.port();
-        let _ = (&self.desired, tcp);
-        let task = self.runtime.spawn(async move {
-            let _ = udp;
-            std::future::pending::<()>().await;
-        });
+        let view = serve::View { desired: self.desired.clone(), namespace: path.to_owned() };
+        let task = self.runtime.spawn(serve::serve(view, udp, tcp));
         self.open.insert(path.to_owned(), Listening(task));
         Ok(port)
     }
@@ -82,12 +90,9 @@ fn listen(preferred: Option<u16>) -> io::Result<(UdpSocket, TcpListener)> {
 }
 
 fn listen_on(port: u16) -> io::Result<(UdpSocket, TcpListener)> {
-    // Loopback may be down still.
     let address = |port| SocketAddr::new(ADDRESS.into(), port);
-    let options = Options { listen: false, freebind: true };
-    let udp = UdpSocket::from(sockets::bound(Protocol::Udp, address(port), options)?);
+    let udp = UdpSocket::from(sockets::bound(Protocol::Udp, address(port), None)?);
     let port = udp.local_addr()?.port();
-    let options = Options { listen: true, freebind: true };
-    let tcp = TcpListener::from(sockets::bound(Protocol::Tcp, address(port), options)?);
+    let tcp = TcpListener::from(sockets::bound(Protocol::Tcp, address(port), Some(TCP_BACKLOG))?);
     Ok((udp, tcp))
 }

@@ -3,6 +3,7 @@
 use crate::kernel::netlink::Socket;
 use crate::kernel::netns::Namespace;
 use crate::kernel::route;
+use crate::plan::{Link, LinkKind};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use std::collections::BTreeMap;
 use std::io;
@@ -70,4 +71,13 @@ impl Place {
 
 fn open_sockets() -> io::Result<(Socket, Socket)> {
     Ok((Socket::open(NETLINK_ROUTE)?, Socket::open(NETLINK_NETFILTER)?))
+}
+
+/// Brings up the loopback of the calling thread's namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn loopback_up() -> io::Result<()> {
+    let loopback = Link { kind: LinkKind::Existing, mtu: 0, alias: String::new(), port: None };
+    Socket::open(NETLINK_ROUTE)?.send_one(&route::update_link("lo", &loopback, None))
 }

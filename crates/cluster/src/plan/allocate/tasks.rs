@@ -49,7 +49,12 @@ fn attachments(store: &Store, task: &Task) -> Result<Vec<TaskAttachment>, String
                 (true, false) => return Err(format!("network {} has no subnet yet", network.spec.name)),
                 (true, true) => vec![next_free(store, network)?],
             };
-            Ok(TaskAttachment { network: network.id.clone(), addresses, aliases: config.aliases.clone() })
+            Ok(TaskAttachment {
+                network: network.id.clone(),
+                addresses,
+                aliases: config.aliases.clone(),
+                network_name: network.spec.name.clone(),
+            })
         })
         .collect()
 }

@@ -26,8 +26,9 @@ pub(super) struct NodeLoad {
     pub(super) host_ports: BTreeSet<(Protocol, u16)>,
 }
 
-pub(super) fn all(store: &Store) -> BTreeMap<String, NodeLoad> {
-    store.nodes().map(|node| (node.id.0.clone(), NodeLoad::of(store, node))).collect()
+/// Of every node; tasks per service are counted for `services` only.
+pub(super) fn all(store: &Store, services: &BTreeSet<&str>) -> BTreeMap<String, NodeLoad> {
+    store.nodes().map(|node| (node.id.0.clone(), NodeLoad::of(store, node, services))).collect()
 }
 
 /// Failures per node of tasks made from a service's present spec, where they are many.
@@ -44,12 +45,12 @@ pub(super) fn failures(store: &Store, service: &Service, now: Timestamp) -> BTre
 }
 
 impl NodeLoad {
-    fn of(store: &Store, node: &Arc<Node>) -> Self {
+    fn of(store: &Store, node: &Arc<Node>, services: &BTreeSet<&str>) -> Self {
         let description = &node.description;
         let mut load = Self {
             node: Arc::clone(node),
             active: 0,
-            of_service: BTreeMap::new(),
+            of_service: services.iter().map(|service| ((*service).to_owned(), 0)).collect(),
             nano_cpus_left: description.nano_cpus,
             memory_bytes_left: description.memory_bytes,
             generic_left: description.generic_resources.clone(),
@@ -63,7 +64,9 @@ impl NodeLoad {
     pub(super) fn add(&mut self, task: &Task) {
         if task.is_wanted() {
             self.active += 1;
-            *self.of_service.entry(task.service_id.0.clone()).or_default() += 1;
+            if let Some(count) = self.of_service.get_mut(task.service_id.as_str()) {
+                *count += 1;
+            }
         }
         if task.status.state.is_terminal() {
             return;

@@ -19,7 +19,9 @@ pub(super) fn run(draft: &mut Draft<'_>) {
     if groups.is_empty() && preassigned.is_empty() {
         return;
     }
-    let mut loads: BTreeMap<String, NodeLoad> = load::all(&draft.store);
+    let waiting = groups.keys().map(|(service, _)| service.as_str());
+    let waiting = waiting.chain(preassigned.iter().map(|task| task.service_id.as_str())).collect();
+    let mut loads: BTreeMap<String, NodeLoad> = load::all(&draft.store, &waiting);
     for task in preassigned {
         confirm(draft, &mut loads, &task);
     }
