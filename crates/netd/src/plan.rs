@@ -135,6 +135,8 @@ pub struct SeenPlace {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     pub places: BTreeMap<PlaceId, SeenPlace>,
+    /// Places that are there but could not be read, a line each.
+    pub unreadable: Vec<String>,
 }
 
 /// Starts every alias of a link that is ours.

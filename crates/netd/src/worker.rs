@@ -7,10 +7,11 @@ use crate::desired::Desired;
 use crate::diff::{self, Op};
 use crate::dns::Resolvers;
 use crate::kernel::apply::Kernel;
+use crate::kernel::sysctl;
 use crate::nft::table::{self, Table};
 use crate::plan::{PlaceId, Seen, Wanted};
 use crate::ports::{self, Holder, Ports};
-use crate::wanted::{self, wanted};
+use crate::wanted::{self, Circumstances, wanted};
 use ipnet::IpNet;
 use skep_model::error::{Error, Result};
 use skep_model::id::{ContainerId, EndpointId, NetworkId};
@@ -106,6 +107,7 @@ struct Failing {
     ports: Vec<String>,
     resolvers: Vec<String>,
     impossible: Vec<String>,
+    unreadable: Vec<String>,
 }
 
 impl Failing {
@@ -114,6 +116,7 @@ impl Failing {
         ops.chain(self.ports.iter().cloned())
             .chain(self.resolvers.iter().cloned())
             .chain(self.impossible.iter().cloned())
+            .chain(self.unreadable.iter().cloned())
             .collect()
     }
 
@@ -162,8 +165,9 @@ impl Worker {
             let received = runtime.block_on(async { tokio::time::timeout(wait, inputs.recv()).await });
             match received {
                 Ok(Some(Input::Command(command))) => {
-                    self.handle(*command);
-                    self.postpone_check();
+                    if self.handle(*command) {
+                        self.postpone_check();
+                    }
                 }
                 Ok(Some(Input::KernelChanged)) => self.note_kernel_change(),
                 Ok(None) => return,
@@ -200,7 +204,8 @@ impl Worker {
         (self.last_check_took * CHECK_SHARE).min(CHECK_PAUSE_MAX)
     }
 
-    fn handle(&mut self, command: Command) {
+    /// Whether the command may have changed the kernel.
+    fn handle(&mut self, command: Command) -> bool {
         // A caller that went away has no use for its answer.
         match command {
             Command::SyncLocal(state, reply) => drop(reply.send(self.sync_local(state))),
@@ -211,13 +216,26 @@ impl Worker {
             Command::DetachEndpoint(id, reply) => drop(reply.send(self.detach(|endpoint| endpoint.id == id))),
             Command::SetCluster(state, reply) => drop(reply.send(self.set_cluster(state))),
             Command::ClearCluster(reply) => drop(reply.send(self.clear_cluster())),
-            Command::Status(reply) => drop(reply.send(Ok(self.status()))),
-            Command::Verify(reply) => drop(reply.send(self.verify())),
+            Command::Status(reply) => {
+                drop(reply.send(Ok(self.status())));
+                return false;
+            }
+            Command::Verify(reply) => {
+                drop(reply.send(self.verify()));
+                return false;
+            }
         }
+        true
     }
 
     fn sync_local(&mut self, state: LocalNetState) -> Result<()> {
+        let paths: BTreeSet<PathBuf> = state.endpoints.iter().map(|endpoint| endpoint.netns.clone()).collect();
         self.edit(|desired| desired.sync_local(state))?;
+        for path in paths {
+            if let Ok(Some(inode)) = self.kernel.namespace_inode(&path) {
+                self.write(|desired| desired.namespaces.insert(path, inode));
+            }
+        }
         // What cannot be made now is retried; the daemon must be able to start.
         self.converge(Scope::Everything, Cause::Edit);
         self.save()
@@ -251,7 +269,7 @@ impl Worker {
     }
 
     fn set_cluster(&mut self, state: ClusterNetState) -> Result<()> {
-        let before = self.read(|desired| wanted(desired, self.balancer.as_ref()).backends);
+        let before = self.read(|desired| wanted(desired, &self.circumstances()).backends);
         self.edit(|desired| desired.set_cluster(state))?;
         self.save()?;
         let failures = self.converge(Scope::Networks, Cause::Edit);
@@ -274,6 +292,9 @@ impl Worker {
 
     /// All legs of one container or none.
     fn attach(&mut self, request: &AttachRequest) -> Result<()> {
+        // An endpoint with new settings is a new endpoint.
+        let is_replaced = |old: &DesiredEndpoint| request.endpoints.iter().any(|new| new.id == old.id && new != old);
+        self.detach(is_replaced)?;
         let ports: Vec<_> = request.endpoints.iter().flat_map(ports::of_endpoint).collect();
         self.ports.take(&ports)?;
         let outcome = self
@@ -294,16 +315,17 @@ impl Worker {
     fn attach_in_kernel(&mut self, request: &AttachRequest) -> Result<()> {
         let namespaces: BTreeSet<PathBuf> = request.endpoints.iter().map(|endpoint| endpoint.netns.clone()).collect();
         for path in &namespaces {
+            let missing = || Error::not_found(format!("network namespace {} does not exist", path.display()));
+            let inode = self.kernel.namespace_inode(path)?.ok_or_else(missing)?;
+            self.write(|desired| desired.namespaces.insert(path.clone(), inode));
             self.open_resolver(path).map_err(|error| Error::internal(format!("resolver: {error}")))?;
         }
-        let wanted = self.read(|desired| wanted::containers(desired, &namespaces));
+        let wanted = self.read(|desired| wanted::containers(desired, &self.circumstances(), &namespaces));
         let mut containers = wanted.clone();
         containers.places.retain(|place, _| matches!(place, PlaceId::Container(_)));
         let seen = self.kernel.observe(&containers)?;
-        if let Some(path) =
-            namespaces.iter().find(|path| !seen.places.contains_key(&PlaceId::Container((*path).clone())))
-        {
-            return Err(Error::not_found(format!("network namespace {} does not exist", path.display())));
+        if let Some(reason) = seen.unreadable.first() {
+            return Err(Error::internal(format!("cannot attach: {reason}")));
         }
         let ops = diff::attachment(&wanted, &seen);
         let failed = self.kernel.apply(&ops);
@@ -368,7 +390,7 @@ impl Worker {
     /// Makes the host's table right by the difference to what it was left at, or, when
     /// somebody changed it, to what it is.
     fn update_host_rules(&mut self) -> Result<()> {
-        let all = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        let all = self.read(|desired| wanted(desired, &self.circumstances()));
         let want = all.places.get(&PlaceId::Host).and_then(|place| place.table.clone());
         let changes = table::difference(want.as_ref(), self.tables.get(&PlaceId::Host));
         if changes.is_empty() {
@@ -395,13 +417,16 @@ impl Worker {
         self.converge_resolvers();
         let wanted_ports = self.read(ports::wanted);
         self.failing.ports = self.ports.converge(&wanted_ports);
-        let mut wanted = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        let mut wanted = self.read(|desired| wanted(desired, &self.circumstances()));
         self.failing.impossible = std::mem::take(&mut wanted.impossible);
         if scope == Scope::Networks {
             wanted.places.retain(|place, _| !matches!(place, PlaceId::Container(_)));
         }
         let new_failures = match self.kernel.observe_all(&wanted) {
-            Ok(seen) => self.act(&wanted, &seen, cause),
+            Ok(seen) => {
+                self.failing.unreadable.clone_from(&seen.unreadable);
+                self.act(&wanted, &seen, cause)
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the kernel's network state");
                 self.failing.ops.insert("reading the kernel".into(), error.to_string());
@@ -479,7 +504,7 @@ impl Worker {
     }
 
     fn flush_vanished(&mut self, before: &BTreeSet<(PlaceId, IpAddr)>) {
-        let after = self.read(|desired| wanted(desired, self.balancer.as_ref()).backends);
+        let after = self.read(|desired| wanted(desired, &self.circumstances()).backends);
         let mut vanished: BTreeMap<PlaceId, Vec<IpAddr>> = BTreeMap::new();
         for (place, address) in before.difference(&after) {
             vanished.entry(place.clone()).or_default().push(*address);
@@ -502,13 +527,19 @@ impl Worker {
     }
 
     fn verify(&mut self) -> Result<Vec<String>> {
-        let wanted = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        let wanted = self.read(|desired| wanted(desired, &self.circumstances()));
         let seen = self.kernel.observe_all(&wanted)?;
         let mut lines: Vec<String> = diff::difference(&wanted, &seen).iter().map(ToString::to_string).collect();
         lines.extend(wanted.impossible);
         lines.extend(self.failing.ports.iter().cloned());
         lines.extend(self.failing.resolvers.iter().cloned());
         Ok(lines)
+    }
+
+    fn circumstances(&self) -> Circumstances<'_> {
+        let is_on = |key| sysctl::read(key).as_deref() == Some("1");
+        let keys = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
+        Circumstances { balancer: self.balancer.as_ref(), bridges_are_filtered: keys.into_iter().all(is_on) }
     }
 
     fn save(&self) -> Result<()> {

@@ -55,15 +55,21 @@ impl Kernel {
         let mut seen = Seen::default();
         for id in ids {
             let want = wanted.places.get(&id).unwrap_or(&nothing);
-            let observed = match self.place(&id)? {
-                Some(place) => Some(observe::place(place, want)?),
-                None => None,
+            let observed = match self.place(&id) {
+                Ok(Some(place)) => observe::place(place, want).map(Some),
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
             };
             if id != PlaceId::Host {
                 // One open container at a time: a thousand would be three thousand descriptors.
                 self.others.remove(&id);
             }
-            seen.places.extend(observed.map(|place| (id, place)));
+            match observed {
+                Ok(observed) => seen.places.extend(observed.map(|place| (id, place))),
+                // One container must not keep the others from being looked after.
+                Err(error) if matches!(id, PlaceId::Container(_)) => seen.unreadable.push(format!("{id}: {error}")),
+                Err(error) => return Err(error),
+            }
         }
         Ok(seen)
     }
@@ -87,6 +93,14 @@ impl Kernel {
         };
         self.others.clear();
         flushed
+    }
+
+    /// What tells a container's namespace from others; `None` when it is gone.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn namespace_inode(&self, path: &std::path::Path) -> io::Result<Option<u64>> {
+        Namespace::open(path)?.map(|namespace| namespace.inode()).transpose()
     }
 
     fn path(&self, id: &PlaceId) -> PathBuf {
@@ -185,7 +199,12 @@ impl Kernel {
         // The bridge is set already; naming it again would unplug and plug.
         requests.push(route::update_link(name, link, None));
         requests.extend(link.port.as_ref().map(|port| route::update_port(name, port)));
-        let outcome = all_ok(place.route.send_all(&requests)?);
+        let mut outcome = all_ok(place.route.send_all(&requests)?);
+        if is_existing(&outcome) && matches!(link.kind, LinkKind::Port(_)) {
+            // The name belongs to this endpoint alone: it is the rest of an earlier leg.
+            place.route.send_one(&route::delete_link(name))?;
+            outcome = all_ok(place.route.send_all(&requests)?);
+        }
         if outcome.is_err() && matches!(link.kind, LinkKind::Port(_)) {
             // Half a port would look finished to nobody and stay in the way.
             let created = place.index(name).is_ok();
@@ -220,6 +239,10 @@ fn update_requests(place: &mut Place, name: &str, link: &Link) -> io::Result<Vec
 
 fn all_ok(outcomes: Vec<io::Result<()>>) -> io::Result<()> {
     outcomes.into_iter().collect()
+}
+
+fn is_existing(outcome: &io::Result<()>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
 }
 
 fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {

@@ -5,6 +5,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -16,8 +17,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// `None` when the path is gone or is no namespace any more (a bind mount that
-    /// was unmounted leaves a plain file).
+    /// `None` when the path is gone, is no namespace any more (a bind mount that was
+    /// unmounted leaves a plain file) or leads to the namespace we are in.
     ///
     /// # Errors
     /// Other failures to open the path.
@@ -30,7 +31,19 @@ impl Namespace {
             Err(error) => return Err(error),
         };
         let kind = nix::sys::statfs::fstatfs(&file)?.filesystem_type().0;
-        Ok((kind == NSFS_MAGIC).then_some(Self { file }))
+        let namespace = Self { file };
+        let is_foreign = kind == NSFS_MAGIC && namespace.inode()? != std::fs::metadata("/proc/thread-self/ns/net")?.ino();
+        // A path of a process that ended may lead to another one's namespace, in the
+        // worst case to our own, where a container's leg would do harm.
+        Ok(is_foreign.then_some(namespace))
+    }
+
+    /// What tells namespaces apart.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
     }
 
     /// Makes a namespace that lives as long as the mount at `path`.
