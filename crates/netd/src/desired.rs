@@ -169,11 +169,13 @@ impl Desired {
                 return Ok(Self::default());
             }
         };
-        let is_same = |path: &Path, inode: u64| {
-            matches!(Namespace::open(path), Ok(Some(namespace)) if namespace.inode().is_ok_and(|found| found == inode))
-        };
-        let alive: Vec<PathBuf> =
-            state.namespaces.iter().filter(|(path, inode)| is_same(path, **inode)).map(|(path, _)| path.clone()).collect();
+        let is_same = |path: &Path, inode: u64| matches!(Namespace::open(path), Ok(Some(namespace)) if namespace.inode().is_ok_and(|found| found == inode));
+        let alive: Vec<PathBuf> = state
+            .namespaces
+            .iter()
+            .filter(|(path, inode)| is_same(path, **inode))
+            .map(|(path, _)| path.clone())
+            .collect();
         state.detach(|endpoint| !alive.contains(&endpoint.netns));
         Ok(state)
     }

@@ -306,7 +306,8 @@ mod tests {
         check(
             |_, seen| {
                 seen.places.get_mut(&PlaceId::Container(PathBuf::from(NAMESPACE))).unwrap().links.clear();
-                *host(seen) = SeenPlace { links: [("lo".to_owned(), seen_link("", "", ""))].into(), ..SeenPlace::default() };
+                *host(seen) =
+                    SeenPlace { links: [("lo".to_owned(), seen_link("", "", ""))].into(), ..SeenPlace::default() };
             },
             &[
                 "host: link br is missing",
@@ -333,7 +334,8 @@ mod tests {
         check(
             |_, seen| {
                 let container = seen.places.get_mut(&PlaceId::Container(NAMESPACE.into())).unwrap();
-                *container = SeenPlace { links: [("lo".to_owned(), seen_link("", "", ""))].into(), ..SeenPlace::default() };
+                *container =
+                    SeenPlace { links: [("lo".to_owned(), seen_link("", "", ""))].into(), ..SeenPlace::default() };
             },
             &[
                 "host: link a-port is not wanted",

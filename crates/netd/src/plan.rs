@@ -139,6 +139,9 @@ pub struct Seen {
     pub unreadable: Vec<String>,
 }
 
+/// The tunnel's name in an overlay's namespace.
+pub const OVERLAY_TUNNEL: &str = "vxlan0";
+
 /// Starts every alias of a link that is ours.
 pub const ALIAS_PREFIX: &str = "skep ";
 

@@ -3,7 +3,9 @@
 use crate::balance::Balancer;
 use crate::desired::Desired;
 use crate::nft::expression::Family;
-use crate::plan::{ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, PlaceId, Port, Wanted, WantedPlace};
+use crate::plan::{
+    ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Port, Wanted, WantedPlace,
+};
 use crate::rules::host::IngressPort;
 use crate::rules::{self, address_of};
 use ipnet::IpNet;
@@ -18,7 +20,6 @@ use std::path::PathBuf;
 const BRIDGE_MTU: u32 = 1500;
 const OVERLAY_MTU: u32 = 1450;
 const OVERLAY_BRIDGE: &str = "br0";
-const OVERLAY_TUNNEL: &str = "vxlan0";
 const LOOPBACK: &str = "lo";
 
 /// What besides the desired state decides.

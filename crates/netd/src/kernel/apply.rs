@@ -5,7 +5,7 @@ use crate::kernel::netlink::Request;
 use crate::kernel::netns::Namespace;
 use crate::kernel::place::Place;
 use crate::kernel::{nft, observe, route, sysctl};
-use crate::plan::{Link, LinkKind, PlaceId, Seen, Wanted, WantedPlace};
+use crate::plan::{Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Seen, Wanted, WantedPlace};
 use skep_model::id::NetworkId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -141,10 +141,7 @@ impl Kernel {
             Op::CreateNamespace(network) => {
                 Namespace::create(&self.overlay_directory.join(network.as_str())).map(|_| ())
             }
-            Op::RemoveNamespace(network) => {
-                self.others.remove(&PlaceId::Overlay(network.clone()));
-                Namespace::remove(&self.overlay_directory.join(network.as_str()))
-            }
+            Op::RemoveNamespace(network) => self.remove_overlay(network),
             Op::DeleteLink { place, name } => {
                 let place = self.required_place(place)?;
                 place.forget();
@@ -179,6 +176,17 @@ impl Kernel {
             }
             Op::Rules { place, changes } => nft::apply(&mut self.required_place(place)?.netfilter, changes),
         }
+    }
+
+    /// The kernel takes a namespace down some time after its last use, and the tunnel's
+    /// identifier would be taken until then.
+    fn remove_overlay(&mut self, network: &NetworkId) -> io::Result<()> {
+        let id = PlaceId::Overlay(network.clone());
+        if let Some(place) = self.place(&id)? {
+            absent_is_fine(place.route.send_one(&route::delete_link(OVERLAY_TUNNEL)))?;
+        }
+        self.others.remove(&id);
+        Namespace::remove(&self.overlay_directory.join(network.as_str()))
     }
 
     fn create_link(&mut self, id: &PlaceId, name: &str, link: &Link) -> io::Result<()> {

@@ -26,6 +26,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Longer than a retransmission of the first segment, so that one may be lost.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const WAIT_MAX: Duration = Duration::from_secs(20);
 const STATE_VARIABLE: &str = "SKEP_TEST_NETD_DIRECTORY";
 
@@ -134,7 +136,7 @@ impl Namespace {
     pub fn get(&self, address: &str, port: u16) -> io::Result<String> {
         let address: IpAddr = address.parse().unwrap();
         self.enter(|| {
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_secs(3))?;
+            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT)?;
             stream.set_read_timeout(Some(Duration::from_secs(3)))?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
