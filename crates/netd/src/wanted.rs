@@ -3,6 +3,7 @@
 use crate::balance::Balancer;
 use crate::desired::Desired;
 use crate::nft::expression::Family;
+use crate::nft::table::Table;
 use crate::plan::{
     ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Port, Wanted, WantedPlace,
 };
@@ -48,11 +49,23 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
         }
     }
     let ingress = ingress_ports(desired, &mut wanted.impossible);
-    for address in ingress.iter().flat_map(|port| &port.backends) {
-        wanted.backends.insert((PlaceId::Host, *address));
+    let targets = ingress.iter().flat_map(|port| port.backends.iter().copied());
+    let published = published(desired).flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr));
+    wanted.backends.extend(targets.chain(published).map(|address| (PlaceId::Host, address)));
+    if let Some(table) = rules::host::table(desired.networks(), self::published(desired), &ingress) {
+        wanted.places.entry(PlaceId::Host).or_default().table = Some(table);
     }
-    add_host_rules(desired, &ingress, &mut wanted);
     wanted
+}
+
+/// The host's table alone, which is all that published ports need.
+pub fn host_rules(desired: &Desired) -> Option<Table> {
+    let ingress = ingress_ports(desired, &mut Vec::new());
+    rules::host::table(desired.networks(), published(desired), &ingress)
+}
+
+fn published(desired: &Desired) -> impl Iterator<Item = &DesiredEndpoint> {
+    desired.local.endpoints.iter().filter(|endpoint| !endpoint.ports.is_empty())
 }
 
 /// Only the endpoints in some namespaces: their ports, and the whole of the containers'
@@ -65,16 +78,6 @@ pub fn containers(desired: &Desired, circumstances: &Circumstances<'_>, namespac
         }
     }
     wanted
-}
-
-fn add_host_rules(desired: &Desired, ingress: &[IngressPort], wanted: &mut Wanted) {
-    let published = || desired.local.endpoints.iter().filter(|endpoint| !endpoint.ports.is_empty());
-    for endpoint in published() {
-        wanted.backends.extend(endpoint.addresses.iter().map(|address| (PlaceId::Host, address.addr())));
-    }
-    if let Some(table) = rules::host::table(desired.networks(), published(), ingress) {
-        wanted.places.entry(PlaceId::Host).or_default().table = Some(table);
-    }
 }
 
 fn add_bridge(network: &DesiredNetwork, bridge: &str, wanted: &mut Wanted) {

@@ -148,14 +148,16 @@ async fn many_containers_attach_quickly() {
     let lab = Lab::new();
     let containers: Vec<Namespace> = (0..COUNT).map(|_| Namespace::new()).collect();
     lab.client.put_network(bridge_network(1)).await.unwrap();
-    let started = Instant::now();
+    let (started, cpu_ms) = (Instant::now(), lab.netd_cpu_ms());
     for (container, last) in containers.iter().zip(2..) {
         let mut leg = endpoint(1, last, &container.path());
         leg.ports = vec![port(None, 8000 + u16::from(last), 80, Protocol::Tcp)];
         lab.client.attach(attach(vec![leg])).await.unwrap();
     }
     let took = started.elapsed();
-    println!("{COUNT} attachments took {took:?}, {:?} each", took / u32::from(COUNT));
+    let cpu_ms = lab.netd_cpu_ms() - cpu_ms;
+    println!("{COUNT} attachments took {took:?}, {:?} each, {cpu_ms} ms of processor", took / u32::from(COUNT));
+    println!("with {COUNT} containers {}", lab.netd_memory());
     lab.assert_converged().await;
     let started = Instant::now();
     for last in 2..2 + COUNT {

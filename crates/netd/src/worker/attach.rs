@@ -6,7 +6,7 @@ use crate::diff::{self, Op};
 use crate::nft::table;
 use crate::plan::PlaceId;
 use crate::ports::{self, Holder};
-use crate::wanted::{self, wanted};
+use crate::wanted;
 use ipnet::IpNet;
 use skep_model::error::{Error, Result};
 use skep_model::id::EndpointId;
@@ -118,8 +118,7 @@ impl Worker {
     /// Makes the host's table right by the difference to what it was left at, or, when
     /// somebody changed it, to what it is.
     fn update_host_rules(&mut self) -> Result<()> {
-        let all = self.read(|desired| wanted(desired, &self.circumstances()));
-        let want = all.places.get(&PlaceId::Host).and_then(|place| place.table.clone());
+        let want = self.read(wanted::host_rules);
         let changes = table::difference(want.as_ref(), self.tables.get(&PlaceId::Host));
         if changes.is_empty() {
             return Ok(());

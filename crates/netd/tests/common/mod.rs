@@ -242,6 +242,20 @@ impl Lab {
         self.netd.as_ref().map(Child::id).unwrap()
     }
 
+    /// Processor time that netd has used, in milliseconds.
+    pub fn netd_cpu_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.netd_pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        // In hundredths of a second, user and system.
+        (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10
+    }
+
+    /// Proportional memory of netd, as the kernel prints it.
+    pub fn netd_memory(&self) -> String {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.netd_pid())).unwrap();
+        rollup.lines().find(|line| line.starts_with("Pss:")).unwrap().to_owned()
+    }
+
     /// Kills netd as a crash would.
     pub fn kill_netd(&mut self) {
         if let Some(mut netd) = self.netd.take() {
