@@ -64,6 +64,11 @@ impl<'a> Draft<'a> {
         self.ids.swarm_id()
     }
 
+    /// A task as it was before this plan.
+    pub(crate) fn stored_task(&self, id: &str) -> Option<&Arc<Task>> {
+        self.base.task(id)
+    }
+
     pub(crate) fn put_task(&mut self, task: Task) {
         if !task.node_id.is_empty() {
             self.touched_nodes.insert(task.node_id.0.clone());

@@ -50,9 +50,10 @@ impl Scope {
             Kind::Task => {
                 let Some(task) = store.task(&key.id) else { return };
                 self.services.insert(task.service_id.0.clone());
-                if !task.node_id.is_empty() {
-                    self.balancers.insert(task.node_id.0.clone());
+                if task.node_id.is_empty() {
+                    return;
                 }
+                self.balancers.insert(task.node_id.0.clone());
                 // Its node may have been removed while the task was on its way there.
                 if store.node(task.node_id.as_str()).is_none() {
                     self.nodes.insert(task.node_id.0.clone());

@@ -200,9 +200,15 @@ fn react(draft: &mut Draft<'_>, service: &Service, config: &UpdateConfig, failed
 
 fn replace(draft: &mut Draft<'_>, service: &Service, config: &UpdateConfig, key: &SlotKey, slot: &Slot) {
     let old: Vec<&Arc<Task>> = wanted(slot).collect();
-    let running = old.iter().any(|task| task.status.state == TaskState::Running);
-    if config.order == UpdateOrder::StartFirst && running {
-        start_beside(draft, service, key, slot);
+    let running = old.iter().rev().find(|task| task.status.state == TaskState::Running);
+    if let (UpdateOrder::StartFirst, Some(running)) = (config.order, running) {
+        let surplus = old.iter().filter(|task| task.id != running.id);
+        surplus.for_each(|task| draft.desire(task.id.as_str(), TaskState::Shutdown));
+        // Two may run in a slot, never three: once it is stored that the others go.
+        let stored = slot.iter().filter_map(|task| draft.stored_task(task.id.as_str()));
+        if stored.filter(|task| task.is_wanted()).count() == 1 {
+            start_beside(draft, service, key, slot);
+        }
         return;
     }
     old.iter().for_each(|task| draft.desire(task.id.as_str(), TaskState::Shutdown));
