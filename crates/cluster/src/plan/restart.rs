@@ -80,7 +80,7 @@ fn is_alone(draft: &Draft<'_>, slot: &Slot, task: &Task) -> bool {
     task.created_index != 0
         && slot.iter().filter(|other| other.id != task.id).all(|other| {
             let stored = draft.stored_task(other.id.as_str());
-            stored.is_none_or(|stored| !stored.is_wanted() || stored.desired_state < TaskState::Running)
+            stored.is_none_or(|stored| !stored.is_wanted())
         })
 }
 

@@ -64,11 +64,13 @@ impl Store {
             Object::Task(task) => self.check_task_over(task),
             Object::Network(network) if !network.pending_delete => self.check_network_unused(network),
             Object::Secret(secret) => {
-                let uses = |service: &Service| service.spec.task.container.secrets.iter().any(|s| s.secret_id == secret.id);
+                let uses =
+                    |service: &Service| service.spec.task.container.secrets.iter().any(|s| s.secret_id == secret.id);
                 unless(!self.services_where(uses).is_empty(), || format!("secret {} is in use", secret.spec.name))
             }
             Object::Config(config) => {
-                let uses = |service: &Service| service.spec.task.container.configs.iter().any(|c| c.config_id == config.id);
+                let uses =
+                    |service: &Service| service.spec.task.container.configs.iter().any(|c| c.config_id == config.id);
                 unless(!self.services_where(uses).is_empty(), || format!("config {} is in use", config.spec.name))
             }
             Object::Network(_) | Object::Cluster(_) | Object::Node(_) | Object::Service(_) => Ok(()),
