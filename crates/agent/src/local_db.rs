@@ -9,6 +9,8 @@ use std::path::Path;
 
 /// Task records are few and small; sled would otherwise take a gigabyte.
 const CACHE_BYTES: u64 = 1024 * 1024;
+/// Records that are not awaited reach the disk after this time at most.
+const FLUSH_EVERY_MS: u64 = 500;
 const TASKS: &str = "tasks";
 const META: &str = "meta";
 const MANAGERS: &str = "managers";
@@ -24,7 +26,8 @@ pub(crate) struct LocalDb {
 impl LocalDb {
     /// Opens or makes the database in `directory`.
     pub(crate) fn open(directory: &Path) -> Result<Self> {
-        let config = sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let config =
+            sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
         let db = config.open().map_err(failed)?;
         let tasks = db.open_tree(TASKS).map_err(failed)?;
         let meta = db.open_tree(META).map_err(failed)?;
@@ -48,10 +51,11 @@ impl LocalDb {
         Ok(tasks)
     }
 
-    /// Durable when it returns.
+    /// An end is durable when this returns. What comes before need not be: after a crash the
+    /// container and the manager tell it as well, and a start should not wait for a disk.
     pub(crate) async fn put_task(&self, task: &Task) -> Result<()> {
         self.tasks.insert(task.id.as_str(), codec::encode(task)).map_err(failed)?;
-        self.flush().await
+        if task.status.state.is_terminal() { self.flush().await } else { Ok(()) }
     }
 
     pub(crate) async fn remove_task(&self, id: &TaskId) -> Result<()> {

@@ -191,7 +191,7 @@ fn only_system_address(interfaces: &[Interface], ours: &[IpNet]) -> Result<IpAdd
                 return Err(multiple((&interface.name, *first), (&interface.name, *second)));
             }
         }
-        let Some(best) = addresses.iter().find(|ip| ip.is_ipv4()).or(addresses.first()) else { continue };
+        let Some(best) = addresses.iter().find(|ip| ip.is_ipv4()).or_else(|| addresses.first()) else { continue };
         if let Some(other) = chosen {
             return Err(multiple(other, (&interface.name, *best)));
         }

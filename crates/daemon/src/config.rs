@@ -59,7 +59,7 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads the command line (`args[0]` is the program's name for messages) and the file it
+/// Reads the command line (without the program's and the role's name) and the file it
 /// names or the usual one.
 ///
 /// # Errors
@@ -223,7 +223,7 @@ fn parse_label(text: &str) -> Result<(String, String)> {
 fn parse_seconds(text: &str) -> Result<Duration> {
     let seconds: i64 = text.parse().with_context(|| format!("invalid shutdown-timeout \"{text}\""))?;
     // Negative is "for ever" in dockerd; a supervisor would not wait that long either.
-    Ok(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::from(u32::MAX))))
+    Ok(Duration::from_secs(u64::try_from(seconds).unwrap_or_else(|_| u64::from(u32::MAX))))
 }
 
 #[cfg(test)]
@@ -231,8 +231,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Config> {
-        let matches =
-            options::command().try_get_matches_from(std::iter::once("daemon").chain(line.split_whitespace()))?;
+        let matches = options::command().try_get_matches_from(line.split_whitespace())?;
         build(options::from_matches(&matches))
     }
 

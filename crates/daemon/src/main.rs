@@ -37,8 +37,8 @@ fn main() -> ExitCode {
     match args.get(1).and_then(|role| role.to_str()) {
         // Before anything else starts a thread: the shim forks.
         Some("shim") => shim(&args[2..]),
-        Some("netd") => finish(netd(args[1..].to_vec())),
-        Some("daemon") => finish(daemon(args[1..].to_vec())),
+        Some("netd") => finish(netd(args[2..].to_vec())),
+        Some("daemon") => finish(daemon(args[2..].to_vec())),
         _ => cli(args),
     }
 }
@@ -54,6 +54,8 @@ fn shim(args: &[OsString]) -> ExitCode {
 fn netd(args: Vec<OsString>) -> Result<()> {
     let option = |name: &'static str| Arg::new(name).long(name).num_args(1);
     let matches = Command::new("skep netd")
+        .bin_name("skep netd")
+        .no_binary_name(true)
         .about("Runs the network daemon; started by skep daemon")
         .arg(option("socket").required(true).value_parser(clap::value_parser!(PathBuf)))
         .arg(option("state").required(true).value_parser(clap::value_parser!(PathBuf)))

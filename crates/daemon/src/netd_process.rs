@@ -41,6 +41,8 @@ pub(crate) struct NetdCommand {
 /// The running netd, kept so by a task of this process.
 pub(crate) struct NetdProcess {
     client: NetdClient,
+    /// This daemon started it, no earlier one.
+    started_here: bool,
     stop: CancellationToken,
     keeper: JoinHandle<Running>,
 }
@@ -123,13 +125,18 @@ impl NetdProcess {
             Some(running) => running,
             None => launch(&client, &command).await?,
         };
+        let started_here = matches!(running, Running::Child(_));
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep(running, client.clone(), command, stop.clone()));
-        Ok(Self { client, stop, keeper })
+        Ok(Self { client, started_here, stop, keeper })
     }
 
     pub(crate) fn client(&self) -> NetdClient {
         self.client.clone()
+    }
+
+    pub(crate) fn started_here(&self) -> bool {
+        self.started_here
     }
 
     /// Leaves netd running: containers need its names, and the next daemon takes it up.

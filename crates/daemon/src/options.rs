@@ -89,7 +89,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("dns-search", Shape::List, "Search domain of containers"),
     full("cgroup-parent", Shape::Text, "cgroup of all containers (default /skep)"),
     full("live-restore", Shape::Flag, "Keep containers running while the daemon is away (always on)"),
-    full("shutdown-timeout", Shape::Text, "Seconds that requests may go on after a shutdown was asked for"),
+    full("shutdown-timeout", Shape::Text, "Seconds each part of the daemon may take to end (default 15)"),
     full("validate", Shape::Flag, "Check the configuration and exit"),
     refused("tls", Shape::Flag),
     refused("tlsverify", Shape::Flag),
@@ -170,7 +170,10 @@ pub(crate) type Values = BTreeMap<&'static str, Vec<String>>;
 
 /// The command line of `skep daemon`.
 pub(crate) fn command() -> Command {
-    let command = Command::new("skep daemon").about("Runs the container engine and this node's part of the swarm");
+    let command = Command::new("skep daemon")
+        .bin_name("skep daemon")
+        .no_binary_name(true)
+        .about("Runs the container engine and this node's part of the swarm");
     OPTIONS.iter().fold(command, |command, option| command.arg(arg(option)))
 }
 
@@ -255,13 +258,13 @@ mod tests {
 
     #[test]
     fn dockerd_command_lines_are_understood() {
-        let line = "daemon -H unix:///a.sock --host=tcp://127.0.0.1:1 --debug --icc=false -l warn --iptables \
+        let line = "-H unix:///a.sock --host=tcp://127.0.0.1:1 --debug --icc=false -l warn --iptables \
                     --data-root /x --data-root /y";
         let values = from_matches(&command().try_get_matches_from(line.split_whitespace()).unwrap());
         assert_eq!(values["host"], ["unix:///a.sock", "tcp://127.0.0.1:1"]);
         assert_eq!((values["debug"][0].as_str(), values["icc"][0].as_str()), ("true", "false"));
         assert_eq!((values["log-level"][0].as_str(), values["data-root"][0].as_str()), ("warn", "/y"));
-        assert!(command().try_get_matches_from(["daemon", "--no-such-option"]).is_err());
+        assert!(command().try_get_matches_from(["--no-such-option"]).is_err());
     }
 
     #[test]

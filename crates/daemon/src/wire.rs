@@ -19,9 +19,6 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Each part of the daemon gets this long to end.
-const PART_END_MAX: Duration = Duration::from_secs(15);
-
 /// Runs the daemon until it is told to end.
 ///
 /// # Errors
@@ -42,7 +39,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     let netd = NetdProcess::start(NetdCommand::new(&config, program.clone())).await?;
     let served = serve(&config, program, &netd, listeners, signals, started).await;
-    let leave_netd = served.as_ref().copied().unwrap_or(true);
+    // After a failed start nothing may stay behind that was not there before.
+    let leave_netd = served.as_ref().copied().unwrap_or_else(|_| !netd.started_here());
     if leave_netd {
         netd.release().await;
     } else {
@@ -75,14 +73,14 @@ async fn serve(
     let backend = Backend { engine: engine.clone(), swarm: Arc::new(roles.clone()), system };
     tracing::info!(after = ?started.elapsed(), "the daemon is ready");
     skep_api::serve(backend, listeners, signals.first()).await?;
-    end_within("the swarm's part", roles.shutdown()).await;
-    end_within("the engine", engine.shutdown()).await;
+    end_within(config.shutdown_timeout, "the swarm's part", roles.shutdown()).await;
+    end_within(config.shutdown_timeout, "the engine", engine.shutdown()).await;
     let runs = engine.list().iter().any(|container| container.state.status.is_running());
     Ok(runs || roles.is_member())
 }
 
-async fn end_within(what: &str, end: impl Future<Output = ()>) {
-    if tokio::time::timeout(PART_END_MAX, end).await.is_err() {
+async fn end_within(max: Duration, what: &str, end: impl Future<Output = ()>) {
+    if tokio::time::timeout(max, end).await.is_err() {
         tracing::warn!("{what} did not end in time");
     }
 }

@@ -15,6 +15,7 @@ pub mod image;
 pub mod network;
 pub mod progress;
 pub mod rootfs;
+pub mod sys;
 pub mod volume;
 
 pub use attach::Attach;

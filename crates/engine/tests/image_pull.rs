@@ -1,12 +1,12 @@
 //! Pulls from registries that misbehave, ask for tokens or have several platforms.
 
-mod support;
+mod store_support;
 
 use skep_engine::image::RegistryAuth;
 use skep_model::ErrorKind;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use support::{listen, open, tar_of};
+use store_support::{listen, open, tar_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

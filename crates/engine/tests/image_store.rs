@@ -1,12 +1,12 @@
 //! The image store through its facade: import, commit, names, archives.
 
-mod support;
+mod store_support;
 
 use skep_engine::image::{ImageStore, NewImage};
 use skep_engine::rootfs::Rootfs;
 use skep_model::Timestamp;
 use skep_model::container::ContainerConfig;
-use support::{config, import, tar_of};
+use store_support::{config, import, tar_of};
 
 fn new_image(parent: &str) -> NewImage {
     NewImage {

@@ -12,6 +12,7 @@ mod copy;
 mod error;
 mod execute;
 mod expand;
+mod fetch;
 mod ignore;
 mod output;
 mod parse;

@@ -168,7 +168,7 @@ pub(crate) async fn wait_gone(pid: u32, ticks: u64) {
     if !process::is_alive(pid, ticks) {
         return;
     }
-    if let Ok(fd) = tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE) {
+    if let Ok(fd) = process::watch(fd, tokio::io::Interest::READABLE) {
         let _ = fd.readable().await;
     }
 }

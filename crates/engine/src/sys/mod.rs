@@ -2,6 +2,6 @@
 //! machine once at start.
 #![allow(unsafe_code)]
 
-pub(crate) mod kernel;
+pub mod kernel;
 pub(crate) mod mounts;
 pub(crate) mod process;

@@ -57,6 +57,8 @@ pub(crate) enum Wanted {
     Path(String),
     /// A file given in the Dockerfile itself.
     Inline { name: String, content: String },
+    /// A file in a tree of its own, to be called `name`.
+    Other { tree: SourceTree, path: PathBuf, name: String },
 }
 
 /// A whole `COPY` or `ADD`, ready to run.

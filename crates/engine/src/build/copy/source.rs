@@ -84,6 +84,12 @@ pub(crate) enum Item {
         name: String,
         content: String,
     },
+    /// Like `File`, from another tree.
+    Other {
+        tree: SourceTree,
+        name: OsString,
+        entry: Entry,
+    },
 }
 
 impl SourceTree {
@@ -165,6 +171,12 @@ pub(crate) fn find(tree: &SourceTree, request: &Request) -> BuildResult<Vec<Item
         match wanted {
             Wanted::Inline { name, content } => {
                 items.push(Item::Inline { name: name.clone(), content: content.clone() });
+            }
+            Wanted::Other { tree, path, name } => {
+                let found = item(tree, path.clone(), OsString::from(name), false)?;
+                if let Item::File { name, entry } = found {
+                    items.push(Item::Other { tree: tree.clone(), name, entry });
+                }
             }
             Wanted::Path(text) => {
                 for path in matches(tree, text)? {
@@ -330,6 +342,7 @@ pub(crate) fn digest(tree: &SourceTree, items: &[Item]) -> BuildResult<String> {
             Item::File { name, entry } | Item::Archive { name, entry } => {
                 update(&mut hasher, tree, entry, Path::new(name))?;
             }
+            Item::Other { tree, name, entry } => update(&mut hasher, tree, entry, Path::new(name))?,
             Item::Inline { name, content } => {
                 field(&mut hasher, b"inline");
                 field(&mut hasher, name.as_bytes());

@@ -37,6 +37,10 @@ pub(crate) fn write(tree: &SourceTree, items: &[Item], request: &Request, owner:
                 let path = place(destination, name, is_directory, owner)?;
                 writer.entry(entry, &path)?;
             }
+            Item::Other { tree, name, entry } => {
+                let path = place(destination, name, is_directory, owner)?;
+                Writer { tree, ..writer }.entry(entry, &path)?;
+            }
             Item::Inline { name, content } => {
                 let path = place(destination, OsStr::new(name), is_directory, owner)?;
                 writer.inline(content, &path)?;
@@ -103,6 +107,7 @@ fn unpack(tree: &SourceTree, entry: &Entry, destination: &Path) -> BuildResult<(
         .map_err(|error| BuildError::Instruction(format!("unpacking {name}: {}", Error::from(error))))
 }
 
+#[derive(Clone, Copy)]
 struct Writer<'a> {
     tree: &'a SourceTree,
     owner: Owner,

@@ -4,7 +4,7 @@ use super::{Builder, Change, State, container_id, describe, expand_error, remove
 use crate::build::copy::{self, Origin, Outcome, Request, StepDirs, Wanted};
 use crate::build::error::{BuildError, BuildResult};
 use crate::build::parse::{CopySource, Stage, Transfer};
-use crate::build::{cache, expand, ignore, space, stages};
+use crate::build::{cache, expand, fetch, ignore, space, stages};
 use std::path::PathBuf;
 
 /// Where `--from` leads, and its image for the cache.
@@ -22,7 +22,7 @@ impl Builder<'_> {
         state: &mut State,
         transfer: &Transfer,
     ) -> BuildResult<()> {
-        let (wanted, destination) = self.wanted(state, transfer)?;
+        let (wanted, destination) = self.wanted(state, transfer).await?;
         let chown = transfer.chown.as_deref().map(|owner| self.expand(state, owner)).transpose()?;
         let source = self.source(all, index, transfer).await?;
         let comment = Comment::new(transfer, chown.as_deref(), &destination);
@@ -95,14 +95,19 @@ impl Builder<'_> {
     }
 
     /// Sources and destination with variables expanded.
-    fn wanted(&self, state: &State, transfer: &Transfer) -> BuildResult<(Vec<Wanted>, String)> {
+    async fn wanted(&mut self, state: &State, transfer: &Transfer) -> BuildResult<(Vec<Wanted>, String)> {
         let mut wanted = Vec::new();
+        let destination = self.expand(state, &transfer.destination)?;
         for source in &transfer.sources {
             wanted.push(match source {
                 CopySource::Path(path) => {
                     let path = self.expand(state, path)?;
                     refuse_remote(transfer, &path)?;
-                    Wanted::Path(path)
+                    if transfer.add && fetch::is_url(&path) {
+                        self.fetch(&path, &destination).await?
+                    } else {
+                        Wanted::Path(path)
+                    }
                 }
                 CopySource::Inline(heredoc) => {
                     let content = if heredoc.expand {
@@ -116,7 +121,20 @@ impl Builder<'_> {
                 }
             });
         }
-        Ok((wanted, self.expand(state, &transfer.destination)?))
+        Ok((wanted, destination))
+    }
+
+    async fn fetch(&mut self, url: &str, destination: &str) -> BuildResult<Wanted> {
+        let directory = self.step_directory();
+        let fetched = tokio::select! {
+            fetched = fetch::fetch(url, &directory) => fetched?,
+            () = self.output.closed() => return Err(BuildError::Cancelled),
+        };
+        if fetched.name.is_empty() && (destination.ends_with('/') || destination == ".") {
+            return Err(BuildError::Instruction(format!("ADD failed: cannot determine filename from url: {url}")));
+        }
+        let name = if fetched.name.is_empty() { fetch::CONTENT.to_owned() } else { fetched.name };
+        Ok(Wanted::Other { tree: fetched.tree, path: PathBuf::from(fetch::CONTENT), name })
     }
 
     async fn source(&mut self, all: &[Stage], index: usize, transfer: &Transfer) -> BuildResult<Source> {
@@ -210,13 +228,14 @@ fn copy_key(state: &State, comment: &Comment, digest: &str) -> String {
 }
 
 fn refuse_remote(transfer: &Transfer, path: &str) -> BuildResult<()> {
-    let is_remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|scheme| path.starts_with(scheme));
-    match (is_remote, transfer.add) {
-        (false, _) => Ok(()),
-        (true, true) => Err(BuildError::Unsupported(format!(
-            "ADD failed: fetching {path} is not supported yet; download it into the build context or with RUN"
-        ))),
-        (true, false) => Err(BuildError::Instruction(format!("COPY failed: source can't be a URL: {path}"))),
+    let is_repository = ["git://", "git@", "ssh://"].iter().any(|scheme| path.starts_with(scheme));
+    match (transfer.add, is_repository, fetch::is_url(path)) {
+        (true, true, _) => {
+            let message = format!("ADD failed: fetching the repository {path} is not supported yet");
+            Err(BuildError::Unsupported(message))
+        }
+        (false, _, true) => Err(BuildError::Instruction(format!("COPY failed: source can't be a URL: {path}"))),
+        _ => Ok(()),
     }
 }
 

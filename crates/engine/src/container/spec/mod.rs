@@ -236,8 +236,12 @@ pub(crate) fn exec_process(
     Ok(process)
 }
 
+/// The main group is among the supplementary ones, so that dropping it as the main one
+/// gives no way around "not for this group" permissions.
 fn user(user: &User) -> Value {
-    json!({"uid": user.uid, "gid": user.gid, "additionalGids": user.groups})
+    let mut groups = vec![user.gid];
+    groups.extend(user.groups.iter().filter(|&&gid| gid != user.gid));
+    json!({"uid": user.uid, "gid": user.gid, "additionalGids": groups})
 }
 
 fn capability_sets(set: &BTreeSet<String>) -> Value {
