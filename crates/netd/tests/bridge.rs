@@ -53,7 +53,17 @@ async fn a_published_port_answers_from_everywhere() {
 
 #[tokio::test]
 async fn networks_are_isolated_from_each_other_and_internal_ones_from_the_world() {
+    check_isolation(&Lab::new()).await;
+}
+
+#[tokio::test]
+async fn isolation_needs_no_filtering_of_bridged_frames() {
     let lab = Lab::new();
+    lab.host.run("for f in /proc/sys/net/bridge/bridge-nf-call-*; do echo 0 > $f; done");
+    check_isolation(&lab).await;
+}
+
+async fn check_isolation(lab: &Lab) {
     let containers: Vec<Namespace> = (0..5).map(|_| Namespace::new()).collect();
     let mut closed = bridge_network(2);
     if let skep_model::netstate::NetworkKind::Bridge { inter_container, .. } = &mut closed.kind {
