@@ -274,7 +274,8 @@ pub(crate) fn json_line(value: &serde_json::Value) -> Bytes {
 }
 
 /// Runs work that reports progress. An error before the first report is a plain error
-/// answer; after it, it is a line of the stream. `finish` gives the last lines.
+/// answer; after it, it is a line of the stream. `quiet` leaves out the progress bars.
+/// `finish` gives the last lines.
 pub(crate) async fn with_progress<T, F>(
     work: impl FnOnce(mpsc::Sender<Progress>) -> F,
     quiet: bool,
@@ -297,7 +298,8 @@ where
         let mut report = first;
         while let Some(progress) = report {
             // A client that left cancels the work: it fails at its next report.
-            if !quiet && lines.send(progress_line(&progress)).await.is_err() {
+            let told = !(quiet && matches!(progress, Progress::Status { .. }));
+            if told && lines.send(progress_line(&progress)).await.is_err() {
                 return;
             }
             report = tokio::select! {

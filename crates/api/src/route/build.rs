@@ -5,28 +5,25 @@ use crate::error::Reply;
 use crate::request::{Query, registry_config};
 use crate::route::containers::check_platform;
 use crate::route::images::reader;
-use crate::stream::{json_line, with_progress};
+use crate::stream::with_progress;
 use axum::body::Body;
 use axum::extract::State;
 use http::HeaderMap;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use skep_engine::build::{BuildOptions, build as run_build};
 use skep_model::{Error, Result};
 
 pub(crate) async fn build(State(backend): State<Backend>, query: Query, headers: HeaderMap, body: Body) -> Reply {
     let (mut options, warnings) = read_options(&query)?;
     options.auth = registry_config(&headers)?;
-    let quiet = options.quiet;
     let work = move |progress: tokio::sync::mpsc::Sender<_>| async move {
         for warning in warnings {
             let _ = progress.send(skep_engine::progress::Progress::Stream(warning)).await;
         }
         run_build(&backend.engine, reader(body), options, progress).await
     };
-    let finish =
-        move |id: String| if quiet { vec![json_line(&json!({ "stream": format!("{id}\n") }))] } else { vec![] };
-    with_progress(work, quiet, finish).await
+    // The engine reports the image itself, in the form that a quiet build or another has.
+    with_progress(work, false, |_id| vec![]).await
 }
 
 /// Every parameter is mapped, refused, or dropped with a warning line.

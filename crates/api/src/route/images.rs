@@ -15,7 +15,6 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use futures_util::TryStreamExt;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
@@ -220,12 +219,8 @@ async fn save(backend: &Backend, names: &[String]) -> Reply {
 pub(crate) async fn load(State(backend): State<Backend>, query: Query, body: Body) -> Reply {
     let quiet = query.flag("quiet");
     let work = move |progress| async move { backend.engine.images().load(reader(body), progress).await };
-    with_progress(work, quiet, |names: Vec<String>| names.iter().map(|name| loaded_line(name)).collect()).await
-}
-
-fn loaded_line(name: &str) -> Bytes {
-    let what = if name.starts_with("sha256:") { "Loaded image ID" } else { "Loaded image" };
-    json_line(&json!({ "stream": format!("{what}: {name}\n") }))
+    // The engine itself reports each name it loaded.
+    with_progress(work, quiet, |_names| vec![]).await
 }
 
 pub(crate) async fn search() -> ApiError {
@@ -314,11 +309,5 @@ mod tests {
             assert!(with_tag(repository, tag).is_err(), "{repository}:{tag}");
         }
         assert!(with_tag(&"n".repeat(10_000), "").is_err());
-    }
-
-    #[test]
-    fn loaded_images_are_named_as_the_cli_expects() {
-        assert_eq!(&loaded_line("busybox:latest")[..], b"{\"stream\":\"Loaded image: busybox:latest\\n\"}\r\n");
-        assert!(loaded_line("sha256:ab").starts_with(b"{\"stream\":\"Loaded image ID: sha256:ab"));
     }
 }

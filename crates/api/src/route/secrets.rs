@@ -7,9 +7,7 @@ use crate::request::{Json, Name, Query};
 use axum::extract::State;
 use axum::response::IntoResponse;
 use http::StatusCode;
-use skep_model::secret::{Config, Secret};
 use skep_model::{Error, Result};
-use std::sync::Arc;
 
 pub(crate) async fn secrets(State(backend): State<Backend>, query: Query) -> Reply {
     let filters = query.filters(&FILTERS)?;
@@ -24,12 +22,7 @@ pub(crate) async fn create_secret(State(backend): State<Backend>, Json(body): Js
 }
 
 pub(crate) async fn secret(State(backend): State<Backend>, Name(name): Name) -> Reply {
-    ok(&Object::of_secret(&*find_secret(&backend, &name)?))
-}
-
-fn find_secret(backend: &Backend, name: &str) -> Result<Arc<Secret>> {
-    let all = backend.swarm.control()?.secrets();
-    find("secret", &all, name, |secret| (secret.id.as_str(), &secret.spec.name))
+    ok(&Object::of_secret(&*backend.swarm.control()?.secret(&name)?))
 }
 
 pub(crate) async fn remove_secret(State(backend): State<Backend>, Name(name): Name) -> Reply {
@@ -45,7 +38,7 @@ pub(crate) async fn update_secret(
     query: Query,
     Json(body): Json<Body>,
 ) -> Reply {
-    let secret = find_secret(&backend, &name)?;
+    let secret = backend.swarm.control()?.secret(&name)?;
     let wanted = body.into_secret()?;
     check_version(query.object_version()?, secret.meta.version)?;
     let same = secret.spec.name == wanted.name && (wanted.data.is_empty() || wanted.data == secret.spec.data);
@@ -66,12 +59,7 @@ pub(crate) async fn create_config(State(backend): State<Backend>, Json(body): Js
 }
 
 pub(crate) async fn config(State(backend): State<Backend>, Name(name): Name) -> Reply {
-    ok(&Object::of_config(&*find_config(&backend, &name)?))
-}
-
-fn find_config(backend: &Backend, name: &str) -> Result<Arc<Config>> {
-    let all = backend.swarm.control()?.configs();
-    find("config", &all, name, |config| (config.id.as_str(), &config.spec.name))
+    ok(&Object::of_config(&*backend.swarm.control()?.config(&name)?))
 }
 
 pub(crate) async fn remove_config(State(backend): State<Backend>, Name(name): Name) -> Reply {
@@ -85,7 +73,7 @@ pub(crate) async fn update_config(
     query: Query,
     Json(body): Json<Body>,
 ) -> Reply {
-    let config = find_config(&backend, &name)?;
+    let config = backend.swarm.control()?.config(&name)?;
     let wanted = body.into_config()?;
     check_version(query.object_version()?, config.meta.version)?;
     let same = config.spec.name == wanted.name && (wanted.data.is_empty() || wanted.data == config.spec.data);
@@ -110,44 +98,9 @@ fn check_update(kind: &str, same_content: bool, same_labels: bool) -> Result<()>
     Ok(())
 }
 
-/// By id, exact name or unique beginning of an id.
-fn find<T>(kind: &str, all: &[Arc<T>], name: &str, key: impl Fn(&T) -> (&str, &String)) -> Result<Arc<T>> {
-    let exact = all.iter().find(|one| key(one).0 == name).or_else(|| all.iter().find(|one| key(one).1 == name));
-    if let Some(one) = exact {
-        return Ok(Arc::clone(one));
-    }
-    let mut begun = all.iter().filter(|one| !name.is_empty() && key(one).0.starts_with(name));
-    match (begun.next(), begun.count()) {
-        (Some(one), 0) => Ok(Arc::clone(one)),
-        (Some(_), more) => Err(Error::invalid(format!("{kind} {name} is ambiguous ({} matches found)", more + 1))),
-        (None, _) => Err(Error::not_found(format!("{kind} {name} not found"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn objects_are_found_by_id_name_or_beginning() {
-        let secret = |id: &str, name: &str| {
-            let mut secret = Secret { id: id.into(), ..Secret::default() };
-            secret.spec.name = name.into();
-            Arc::new(secret)
-        };
-        let all = [secret("ab1", "db"), secret("ab2", "ab1x"), secret("cd3", "ab1")];
-        let check = |name: &str| {
-            find("secret", &all, name, |s| (s.id.as_str(), &s.spec.name))
-                .map(|s| s.id.to_string())
-                .map_err(|e| e.message)
-        };
-        assert_eq!(check("ab1").unwrap(), "ab1", "an id comes before a name");
-        assert_eq!(check("db").unwrap(), "ab1");
-        assert_eq!(check("c").unwrap(), "cd3");
-        assert_eq!(check("ab").unwrap_err(), "secret ab is ambiguous (2 matches found)");
-        assert_eq!(check("x").unwrap_err(), "secret x not found");
-        assert!(check("").is_err());
-    }
 
     #[test]
     fn an_update_that_changes_nothing_succeeds() {
