@@ -1,7 +1,7 @@
 //! Signals, execs, restarts, pauses, health, volumes, and an engine that dies in between.
 #![allow(clippy::unwrap_used)]
 
-mod support;
+mod machine;
 
 use skep_engine::container::{AttachOptions, LogOptions, RemoveOptions, WaitCondition};
 use skep_model::container::{
@@ -9,7 +9,7 @@ use skep_model::container::{
 };
 use skep_model::{Error, ErrorKind};
 use std::time::{Duration, Instant};
-use support::{Machine, PATIENCE, processes_with, shell, spec, until};
+use machine::{Machine, PATIENCE, processes_with, shell, spec, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_runs_inside_with_the_containers_rights() {
@@ -228,7 +228,7 @@ async fn volumes_keep_data_and_start_with_the_images() {
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_files_are_there_and_never_on_disk() {
     let machine = Machine::new().await;
-    let mut wanted = shell("stat -c '%a %u %g' /run/secrets/key; cat /run/secrets/key; while :; do sleep 0.05; done");
+    let mut wanted = shell("stat -c '%a %u %g' /run/secrets/key; cat /run/secrets/key; echo; while :; do sleep 0.05; done");
     wanted.files = vec![InjectedFile {
         target: "/run/secrets/key".into(),
         uid: 33,

@@ -1,12 +1,13 @@
 //! Pulls from registries that misbehave, ask for tokens or have several platforms.
+#![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
-mod store_support;
+mod support;
 
 use skep_engine::image::RegistryAuth;
 use skep_model::ErrorKind;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use store_support::{listen, open, tar_of};
+use support::{listen, open, tar_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -5,7 +5,8 @@ use crate::attach::Attach;
 use crate::config::EngineConfig;
 use crate::container::inner::Inner;
 use crate::container::{
-    AttachOptions, Attached, LogLine, LogOptions, RemoveOptions, WaitCondition, WaitResult,
+    ArchiveStream, AttachOptions, Attached, Change, LogLine, LogOptions, PathStat, RemoveOptions, Stats, WaitCondition,
+    WaitResult,
 };
 use crate::events::Events;
 use crate::image::{ImageStore, NewImage, Removed};
@@ -19,6 +20,7 @@ use skep_model::volume::VolumeInfo;
 use skep_model::Result;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
 /// Everything of this machine. Cheap to clone; all clones are one engine.
@@ -170,6 +172,45 @@ impl Engine {
     /// `ps` titles and rows.
     pub async fn top(&self, name: &str, ps_args: &str) -> Result<(Vec<String>, Vec<Vec<String>>)> {
         self.inner.top(name, ps_args)
+    }
+
+    /// What the kernel counted of a running container; zeros if it does not run.
+    pub async fn stats(&self, name: &str) -> Result<Stats> {
+        self.inner.stats(name)
+    }
+
+    // --- files ---
+
+    /// What is at a path. `Could not find the file x in container y` is 404.
+    pub async fn archive_stat(&self, name: &str, path: &str) -> Result<PathStat> {
+        self.inner.archive_stat(name, path).await
+    }
+
+    /// A tar archive of a file or directory, named by its last component.
+    pub async fn archive_get(&self, name: &str, path: &str) -> Result<(PathStat, ArchiveStream)> {
+        self.inner.archive_get(name, path).await
+    }
+
+    /// Unpacks an (uncompressed) tar archive into an existing directory.
+    /// `refuse_replacing_directories`: a directory never replaces a file, nor the reverse.
+    pub async fn archive_put(
+        &self,
+        name: &str,
+        path: &str,
+        archive: impl AsyncRead + Send + Unpin + 'static,
+        refuse_replacing_directories: bool,
+    ) -> Result<()> {
+        self.inner.archive_put(name, path, archive, refuse_replacing_directories).await
+    }
+
+    /// The whole root filesystem as a tar archive, without what is mounted into it.
+    pub async fn export(&self, name: &str) -> Result<ArchiveStream> {
+        self.inner.export(name).await
+    }
+
+    /// Differences to the image, by path.
+    pub async fn changes(&self, name: &str) -> Result<Vec<Change>> {
+        self.inner.changes(name).await
     }
 
     // --- exec ---

@@ -1,6 +1,7 @@
 //! Containers from wish to exit record, and the [`Engine`] that owns them all.
 
 mod adopt;
+mod archive;
 mod attach;
 mod change;
 pub(crate) mod create;
@@ -21,12 +22,15 @@ pub(crate) mod remove;
 pub(crate) mod shim;
 mod spec;
 mod start;
+mod stats;
 mod stop;
 mod top;
 mod user;
 mod wait;
 
+pub use archive::{ArchiveStream, Change, ChangeKind, PathStat};
 pub use engine::Engine;
+pub use stats::{BlockCounters, CpuCounters, InterfaceCounters, MemoryCounters, Stats};
 
 use bytes::Bytes;
 use skep_model::Timestamp;

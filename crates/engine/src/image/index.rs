@@ -204,10 +204,10 @@ impl Index {
 
     /// Points a tag or digest reference at an image, taking it from another if need be.
     pub(crate) fn set_reference(&mut self, reference: Reference, id: &Digest, now: Timestamp) {
-        if reference.digest.is_none() {
-            if let Some(image) = self.images.get_mut(id) {
-                Arc::make_mut(image).record.last_tag_time = now;
-            }
+        if reference.digest.is_none()
+            && let Some(image) = self.images.get_mut(id)
+        {
+            Arc::make_mut(image).record.last_tag_time = now;
         }
         self.references.insert(reference, id.clone());
         self.refresh_names();

@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::mpsc::error::TrySendError;
 
 /// Entries of an archive: a few per layer and image.
 const ENTRIES_MAX: usize = 100_000;
@@ -93,7 +94,8 @@ impl Archive {
                 kind @ (tar::EntryType::Symlink | tar::EntryType::Link) => {
                     let target = entry.link_name().map_err(ImageError::Tar)?.unwrap_or_default();
                     let base = name.parent().filter(|_| kind == tar::EntryType::Symlink);
-                    Some(Stored::Link(key(&base.unwrap_or(Path::new("")).join(target))?))
+                    let target = base.map_or_else(|| target.to_path_buf(), |base| base.join(&target));
+                    Some(Stored::Link(key(&target)?))
                 }
                 _ => None,
             };
@@ -278,7 +280,7 @@ impl Work<'_> {
         let (path, digest) = self.archive.file(name)?;
         let file = File::open(path).map_err(ImageError::file("opening", path))?;
         let total = file.metadata().map_err(ImageError::file("reading", path))?.len();
-        self.tell(loading(diff_id, 0, total))?;
+        self.hint(diff_id, 0, total)?;
         let (compression, stream) = compress::detect(file)?;
         if compression == Compression::Plain {
             self.pins.push(self.store.add_tar(stream, parent, Some(diff_id), super::layer::Keep::Compress)?.1);
@@ -288,7 +290,7 @@ impl Work<'_> {
             let file = File::open(path).map_err(ImageError::file("opening", path))?;
             self.pins.push(self.store.add_blob_layer(file, digest, total, parent, diff_id)?.1);
         }
-        self.tell(loading(diff_id, total, total))
+        self.hint(diff_id, total, total)
     }
 
     /// A second name for the spread file: another image of the archive may need it too.
@@ -314,13 +316,19 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Others may wait for the layer we are working on; a client that does not read must not hold them up.
+    fn hint(&self, diff_id: &Digest, current: u64, total: u64) -> ImageResult<()> {
+        let id = Some(diff_id.short().to_owned());
+        let status = Progress::Status { id, status: "Loading layer".into(), current, total };
+        match self.progress.try_send(status) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(ImageError::Cancelled),
+        }
+    }
+
     fn tell(&self, progress: Progress) -> ImageResult<()> {
         self.progress.blocking_send(progress).map_err(|_| ImageError::Cancelled)
     }
-}
-
-fn loading(diff_id: &Digest, current: u64, total: u64) -> Progress {
-    Progress::Status { id: Some(diff_id.short().to_owned()), status: "Loading layer".into(), current, total }
 }
 
 #[cfg(test)]

@@ -154,3 +154,26 @@ fn a_cut_archive_is_an_error() {
     let zipped = gzip(&whole);
     assert!(Place::new().load_bytes(&zipped[..zipped.len() / 2]).is_err());
 }
+
+mod random {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        #[test]
+        fn random_archives_never_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2048),
+            manifest in "[\\[\\]{}\":,a-zA-Z0-9./]{0,200}",
+        ) {
+            let place = Place::new();
+            let _ = place.load_bytes(&bytes);
+            let _ = place.load(&[("manifest.json", manifest.as_bytes()), ("index.json", &bytes)]);
+            let _ = place.load(&[("index.json", manifest.as_bytes())]);
+            let config: [(&str, &[u8]); 3] = [("manifest.json", DOCKER), ("c.json", &bytes), ("1/layer.tar", &bytes)];
+            prop_assert!(place.load(&config).is_err());
+            prop_assert_eq!(place.count("layers"), 0);
+        }
+    }
+}

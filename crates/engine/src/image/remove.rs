@@ -75,15 +75,16 @@ impl Removal<'_> {
 
     /// Takes one name away; the image goes with its last name.
     fn remove_name(&mut self, image: &Arc<Image>, name: &str, force: bool) -> Result<()> {
-        if !force && is_one_repository(&image.names) {
-            if let Some((container, _)) = (self.in_use)(&image.id.to_string()).first() {
-                return Err(Error::conflict(format!(
-                    "conflict: unable to remove repository reference \"{name}\" (must force) - \
-                     container {} is using its referenced image {}",
-                    truncated(container),
-                    image.id.short()
-                )));
-            }
+        if !force
+            && is_one_repository(&image.names)
+            && let Some((container, _)) = (self.in_use)(&image.id.to_string()).first()
+        {
+            return Err(Error::conflict(format!(
+                "conflict: unable to remove repository reference \"{name}\" (must force) - \
+                 container {} is using its referenced image {}",
+                truncated(container),
+                image.id.short()
+            )));
         }
         let reference = stored_form(Reference::parse(name)?);
         self.untag(&reference);

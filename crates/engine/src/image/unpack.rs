@@ -20,6 +20,8 @@ use tar::EntryType;
 
 /// Unpacked bytes of one layer, holes included.
 const LAYER_BYTES_MAX: u64 = 512 * 1024 * 1024 * 1024;
+/// Bytes in sparse files of one layer. Their holes cost nothing in the tar, but are read as zeros.
+const SPARSE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 const COPY_BUFFER_BYTES: usize = 128 * 1024;
 /// Bytes read after the end mark so that the digest covers them.
 const TRAILER_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -45,14 +47,12 @@ pub(crate) fn unpack(stream: impl Read, root: &Path) -> ImageResult<Unpacked> {
     let (stream, meter) = Metered::new(stream);
     let mut archive = tar::Archive::new(stream);
     meter.expect_metadata();
-    let mut entries = archive.entries().map_err(ImageError::Tar)?;
-    while let Some(entry) = entries.next() {
+    for entry in archive.entries().map_err(ImageError::Tar)? {
         let mut entry = entry.map_err(ImageError::Tar)?;
         unpacker.entry(&mut entry, &meter.expect_content())?;
         drain(&mut entry, u64::MAX).map_err(ImageError::Tar)?;
         meter.expect_metadata();
     }
-    drop(entries);
     meter.expect_content();
     drain(&mut archive.into_inner(), TRAILER_BYTES_MAX).map_err(ImageError::Tar)?;
     unpacker.finish()
@@ -75,6 +75,7 @@ struct Unpacker {
     directories: Vec<(PathBuf, Timespec)>,
     done: Unpacked,
     bytes: u64,
+    sparse_bytes: u64,
     buffer: Vec<u8>,
 }
 
@@ -95,6 +96,7 @@ impl Unpacker {
             directories: Vec::new(),
             done: Unpacked::default(),
             bytes: 0,
+            sparse_bytes: 0,
             buffer: vec![0; COPY_BUFFER_BYTES],
         })
     }
@@ -115,7 +117,7 @@ impl Unpacker {
         let Some(base) = path.file_name() else {
             return self.root_attributes(kind, &attributes).map_err(|source| ImageError::Entry { name, source });
         };
-        let directory = path.parent().unwrap_or(Path::new(""));
+        let directory = path.parent().unwrap_or_else(|| Path::new(""));
         self.open_parent(directory).map_err(|source| ImageError::Entry { name: name.clone(), source })?;
         match whiteout::mark(base) {
             Some(Mark::Opaque) => self.make_opaque(),
@@ -199,7 +201,7 @@ impl Unpacker {
             return Err(ImageError::BadEntry { name, why: "a hard link to the root" });
         };
         let link = || -> io::Result<()> {
-            let from = open_in_root(&self.root, target.parent().unwrap_or(Path::new("")))?;
+            let from = open_in_root(&self.root, target.parent().unwrap_or_else(|| Path::new("")))?;
             // Looked at first, so that a bad link does not cost the file it would replace.
             rustix::fs::statat(&from, target_base, AtFlags::SYMLINK_NOFOLLOW)?;
             self.make_room(base, false)?;
@@ -265,14 +267,18 @@ impl Unpacker {
 
     fn file(&mut self, entry: &mut tar::Entry<'_, impl Read>, base: &OsStr, attributes: &Attributes) -> io::Result<()> {
         let size = entry.size();
+        let sparse = entry.header().entry_type() == EntryType::GNUSparse;
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > LAYER_BYTES_MAX {
             return Err(io::Error::other(format!("the layer is larger than {LAYER_BYTES_MAX} bytes")));
         }
+        self.sparse_bytes = self.sparse_bytes.saturating_add(if sparse { size } else { 0 });
+        if self.sparse_bytes > SPARSE_BYTES_MAX {
+            return Err(io::Error::other(format!("sparse files are larger than {SPARSE_BYTES_MAX} bytes")));
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.parent()?, base, flags, Mode::RUSR | Mode::WUSR)?;
         let mut file = std::fs::File::from(fd);
-        let sparse = entry.header().entry_type() == EntryType::GNUSparse;
         let written = copy(entry, &mut file, &mut self.buffer, sparse)?;
         if written != size {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends in the middle of the file"));

@@ -201,6 +201,13 @@ fn a_sparse_bomb_is_refused() {
         gnu.set_real_size(1 << 50);
     });
     check_refused(tar, "larger than");
+    let tar = Tar::new().raw(b"bomb", EntryType::GNUSparse, b"", b"", |header| {
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.sparse[0].set_offset(100 << 30);
+        gnu.sparse[0].set_length(0);
+        gnu.set_real_size(100 << 30);
+    });
+    check_refused(tar, "sparse files are larger than");
 }
 
 #[test]
@@ -304,4 +311,43 @@ fn times_of_pax_headers() {
     check("-1.5", Some((-2, 500_000_000)));
     check("x", None);
     check("1.x", None);
+}
+
+mod random {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
+            let place = Place::new();
+            let _ = unpack(&bytes[..], &place.at(""));
+        }
+
+        #[test]
+        fn damaged_tars_never_panic_nor_leave_the_root(
+            changes in proptest::collection::vec((0_usize..4096, any::<u8>()), 1..12),
+        ) {
+            let tar = Tar::new().pax([("mtime", &b"1.5"[..])]).dir("d").symlink("d/l", "../outside").file("d/f", "x");
+            let mut bytes = tar.hard_link("h", "d/f").file("d/.wh.x", "").bytes();
+            for (at, byte) in changes {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+                // A right checksum lets the damage through to the parts behind it.
+                let block = at / 512 * 512;
+                let sum: u32 = bytes[block..block + 512]
+                    .iter()
+                    .enumerate()
+                    .map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) })
+                    .sum();
+                bytes[block + 148..block + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            }
+            let place = Place::new();
+            let _ = unpack(&bytes[..], &place.at(""));
+            prop_assert_eq!(std::fs::read_dir(place.dir.path().join("outside")).unwrap().count(), 1);
+            prop_assert_eq!(std::fs::read_dir(place.dir.path()).unwrap().count(), 2);
+        }
+    }
 }

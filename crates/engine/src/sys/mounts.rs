@@ -52,9 +52,52 @@ impl Tree {
         std::io::read_to_string(std::fs::File::from(fd))
     }
 
-    /// The root itself.
-    pub(crate) fn root(&self) -> &OwnedFd {
-        &self.root
+    /// The part of this tree below an open directory of it. Links still resolve from the
+    /// tree's own root, as they do for a process inside.
+    pub(crate) fn below(tree: &Self, directory: &OwnedFd) -> std::io::Result<Below> {
+        Ok(Below { root: tree.root.try_clone()?, directory: directory.try_clone()? })
+    }
+}
+
+/// A directory of a tree.
+pub(crate) struct Below {
+    root: OwnedFd,
+    directory: OwnedFd,
+}
+
+impl Below {
+    /// Opens `path` below the directory, making what is missing.
+    pub(crate) fn make_directories(&self, path: &Path) -> std::io::Result<OwnedFd> {
+        let mut current = self.directory.try_clone()?;
+        for part in path.components() {
+            let name = Path::new(part.as_os_str());
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let next = match rustix::fs::openat(&current, name, flags, Mode::empty()) {
+                Err(rustix::io::Errno::NOENT) => {
+                    rustix::fs::mkdirat(&current, name, Mode::from_raw_mode(0o755))?;
+                    rustix::fs::openat(&current, name, flags, Mode::empty())?
+                }
+                // A link to a directory of the container is one, seen from its root.
+                Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => self.follow(&current, name)?,
+                other => other?,
+            };
+            current = next;
+        }
+        Ok(current)
+    }
+
+    fn follow(&self, parent: &OwnedFd, name: &Path) -> std::io::Result<OwnedFd> {
+        let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
+        let target = target.to_string_lossy();
+        let (from, relative) = match target.strip_prefix('/') {
+            Some(rest) => (&self.root, rest),
+            // Relative links could climb; only those that stay below are followed.
+            None => (parent, target.as_ref()),
+        };
+        let resolve = if target.starts_with('/') { ResolveFlags::IN_ROOT } else { ResolveFlags::BENEATH };
+        let relative = if relative.is_empty() { "." } else { relative };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(openat2(from, relative, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)?)
     }
 }
 

@@ -28,7 +28,8 @@ impl std::fmt::Debug for Authorization {
 
 /// Reads a `WWW-Authenticate` header; `None` when it asks for something we do not know.
 pub(crate) fn parse_challenge(header: &str) -> Option<Challenge> {
-    let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
+    let header = header.trim();
+    let (scheme, rest) = header.split_once(' ').unwrap_or((header, ""));
     if scheme.eq_ignore_ascii_case("basic") {
         return Some(Challenge::Basic);
     }
@@ -77,7 +78,8 @@ pub(crate) async fn answer(
         return Ok(basic(login));
     };
     // A registry over TLS must not make us send the password in the clear.
-    if !realm.starts_with("https://") && !(may_be_plain && realm.starts_with("http://")) {
+    let is_fit = realm.starts_with("https://") || (may_be_plain && realm.starts_with("http://"));
+    if !is_fit {
         return Err(Failure::Denied(format!("the registry's token server \"{realm}\" is not an https address")));
     }
     let scope = asked.as_deref().unwrap_or(scope);

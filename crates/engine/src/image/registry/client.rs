@@ -96,10 +96,10 @@ impl Client {
         let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
         let body = body(response, JSON_BYTES_MAX, &url).await?;
         let digest = Digest::of(&body);
-        if let Ok(expected) = Digest::parse(wanted) {
-            if expected != digest {
-                return Err(ImageError::DigestMismatch { expected, actual: digest }.into());
-            }
+        if let Ok(expected) = Digest::parse(wanted)
+            && expected != digest
+        {
+            return Err(ImageError::DigestMismatch { expected, actual: digest }.into());
         }
         Ok(Found { media_type, digest, body })
     }
@@ -163,7 +163,7 @@ impl Client {
             .header(reqwest::header::CONTENT_LENGTH, size)
             .body(body);
         // Only to the registry itself: the address may lead to a storage that wants none.
-        let same_host = url.as_str().starts_with(&format!("{}/", self.endpoint.base));
+        let same_host = url::Url::parse(&self.endpoint.base).is_ok_and(|base| base.origin() == url.origin());
         let request = if same_host { self.authorized(request).await } else { request };
         succeeded(send(request, location).await?, location).await.map(drop)
     }
@@ -180,7 +180,9 @@ impl Client {
 
     /// Sends, answers a challenge once, and gives only successes.
     async fn exchange(&self, url: &str, request: impl Fn() -> RequestBuilder) -> Attempt<Response> {
-        let response = send(self.authorized(request()).await, &self.shown(url)).await?;
+        // Every client asks here first, so this is the address users know from error texts.
+        let first = format!("{}/v2/", self.endpoint.base);
+        let response = send(self.authorized(request()).await, &first).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return succeeded(response, url).await;
         }
@@ -203,11 +205,6 @@ impl Client {
             Some(authorization) => request.header(AUTHORIZATION, &authorization.0),
             None => request,
         }
-    }
-
-    /// The first thing any client asks for; users know this address from error texts.
-    fn shown(&self, _url: &str) -> String {
-        format!("{}/v2/", self.endpoint.base)
     }
 }
 

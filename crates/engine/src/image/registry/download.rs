@@ -6,13 +6,13 @@ use super::super::manifest::Descriptor;
 use super::super::store::{Pin, Store};
 use super::client::{self, Client};
 use super::failure::{Attempt, Failure};
-use super::{blocking, tell};
+use super::{blocking, hint, tell};
 use crate::progress::ProgressSender;
 use bytes::Bytes;
 use reqwest::StatusCode;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -49,7 +49,7 @@ pub(crate) async fn download(
     let id = layer.digest.short().to_owned();
     let busy = store.busy(&layer.digest);
     // Another pull may be fetching the same blob: then it is here when our turn comes.
-    let _turn = busy.lock().await;
+    let turn = busy.lock().await;
     let pin = store.pin(&layer.digest);
     if !store.has_blob(&layer.digest) {
         let temporary = store.temporary();
@@ -65,11 +65,12 @@ pub(crate) async fn download(
         // If writing failed, fetching only says that nobody takes its pieces any more.
         let (digest, size) = written?;
         fetched?;
-        tell(&progress, Some(&id), "Verifying Checksum", 0, 0).await?;
+        hint(&progress, &id, "Verifying Checksum", 0, 0)?;
         check(&layer, digest, size)?;
         let (store, path, digest) = (Arc::clone(&store), temporary.path().to_owned(), layer.digest.clone());
         blocking(move || store.keep_blob(&path, &digest)).await?;
     }
+    drop(turn);
     tell(&progress, Some(&id), "Download complete", 0, 0).await?;
     Ok(pin)
 }
@@ -84,7 +85,7 @@ fn check(layer: &Descriptor, actual: Digest, size: u64) -> ImageResult<()> {
     Ok(())
 }
 
-fn write(path: &PathBuf, mut pieces: mpsc::Receiver<Piece>) -> ImageResult<(Digest, u64)> {
+fn write(path: &Path, mut pieces: mpsc::Receiver<Piece>) -> ImageResult<(Digest, u64)> {
     let mut out = create(path)?;
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
@@ -123,7 +124,7 @@ async fn fetch(
         }
         let pause = backoff(attempt);
         tracing::info!(layer = id, %failure, attempt, "a layer's download broke and will be resumed");
-        tell(progress, Some(id), &format!("Retrying in {} seconds", pause.as_secs().max(1)), 0, 0).await?;
+        hint(progress, id, &format!("Retrying in {} seconds", pause.as_secs().max(1)), 0, 0)?;
         tokio::time::sleep(pause).await;
     }
 }
@@ -154,7 +155,7 @@ async fn fetch_once(
         pieces.send(Piece::Data(data)).await.map_err(closed)?;
         if *received >= reported + step {
             reported = *received;
-            tell(progress, Some(id), "Downloading", *received, layer.size).await?;
+            hint(progress, id, "Downloading", *received, layer.size)?;
         }
     }
     if *received < layer.size {

@@ -21,6 +21,7 @@ use client::{Access, Client};
 use failure::{Attempt, Failure};
 use skep_model::image::Reference;
 use skep_model::{Error, Result};
+use tokio::sync::mpsc::error::TrySendError;
 
 /// What a registry says of a reference, without pulling it.
 pub(crate) async fn remote_digest(
@@ -63,6 +64,16 @@ fn wanted(reference: &Reference) -> String {
 async fn tell(progress: &ProgressSender, id: Option<&str>, status: &str, current: u64, total: u64) -> Attempt<()> {
     let status = Progress::Status { id: id.map(str::to_owned), status: status.to_owned(), current, total };
     progress.send(status).await.map_err(|_| Failure::Cancelled)
+}
+
+/// Tells one thing if there is room for it. For work that others wait for: a client that
+/// does not read must not hold them up.
+fn hint(progress: &ProgressSender, id: &str, status: &str, current: u64, total: u64) -> Attempt<()> {
+    let status = Progress::Status { id: Some(id.to_owned()), status: status.to_owned(), current, total };
+    match progress.try_send(status) {
+        Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+        Err(TrySendError::Closed(_)) => Err(Failure::Cancelled),
+    }
 }
 
 /// Runs blocking store work.

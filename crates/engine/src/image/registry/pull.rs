@@ -11,8 +11,8 @@ use super::client::{Access, Client, Found};
 use super::download::download;
 use super::endpoint::Registries;
 use super::failure::{Attempt, Failure};
-use super::{blocking, tell, tidy, wanted};
-use crate::progress::{Progress, ProgressSender};
+use super::{blocking, hint, tell, tidy, wanted};
+use crate::progress::ProgressSender;
 use skep_model::image::Reference;
 use skep_model::{Error, Result, Timestamp};
 use std::io::{self, Read};
@@ -193,7 +193,7 @@ impl Pull<'_> {
     async fn unpack(&self, layer: &Descriptor, below: Option<&Digest>, diff_id: &Digest) -> Attempt<()> {
         let chain_id = Digest::chain(below, diff_id);
         let busy = self.store.busy(&chain_id);
-        let _turn = busy.lock().await;
+        let turn = busy.lock().await;
         // Another pull may have been faster.
         if self.store.index().layer(&chain_id).is_none() {
             let (store, progress) = (Arc::clone(self.store), self.progress.clone());
@@ -206,6 +206,7 @@ impl Pull<'_> {
             })
             .await?;
         }
+        drop(turn);
         tell(self.progress, Some(layer.digest.short()), "Pull complete", 0, 0).await
     }
 
@@ -275,16 +276,10 @@ impl<R: Read> Read for Watched<R> {
         let count = self.inner.read(buffer)?;
         self.read += count as u64;
         let is_end = count == 0 && self.reported < self.read;
-        if is_end || self.read >= self.reported + self.total / EXTRACT_REPORTS + 1 {
+        if is_end || self.read > self.reported + self.total / EXTRACT_REPORTS {
             self.reported = self.read;
-            let status = Progress::Status {
-                id: Some(self.id.clone()),
-                status: "Extracting".into(),
-                current: self.read,
-                total: self.total,
-            };
-            let gone = |_| io::Error::other("the receiver of the progress went away");
-            self.progress.blocking_send(status).map_err(gone)?;
+            hint(&self.progress, &self.id, "Extracting", self.read, self.total)
+                .map_err(|failure| io::Error::other(failure.to_string()))?;
         }
         Ok(count)
     }
