@@ -107,9 +107,6 @@ pub(crate) fn down() -> Result<()> {
         say("stopping the daemon");
         stop_daemon()?;
     }
-    if demo.skep.exists() {
-        run(Command::new(&demo.skep).args(["netd", "--flush", "--exec-root", EXEC_ROOT]))?;
-    }
     for folder in [demo.data_root.as_path(), Path::new(EXEC_ROOT)] {
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;

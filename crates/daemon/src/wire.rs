@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use nix::unistd::{Gid, Group};
 use skep_api::{Backend, Listener};
 use skep_engine::{Engine, EngineConfig};
+use skep_model::netstate::LocalNetState;
+use skep_netd::client::NetdClient;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -76,7 +78,18 @@ async fn serve(
     end_within(config.shutdown_timeout, "the swarm's part", roles.shutdown()).await;
     end_within(config.shutdown_timeout, "the engine", engine.shutdown()).await;
     let runs = engine.list().iter().any(|container| container.state.status.is_running());
-    Ok(runs || roles.is_member())
+    let needs_network = runs || roles.is_member();
+    if !needs_network && let Err(error) = clear_network(&netd.client()).await {
+        tracing::warn!(%error, "the network's kernel objects stay until the next start");
+    }
+    Ok(needs_network)
+}
+
+/// With nothing left to connect, bridges and rules go too: an idle daemon that ends leaves
+/// the kernel as it found it.
+async fn clear_network(netd: &NetdClient) -> skep_model::Result<()> {
+    netd.clear_cluster().await?;
+    netd.sync_local(LocalNetState::default()).await
 }
 
 async fn end_within(max: Duration, what: &str, end: impl Future<Output = ()>) {

@@ -118,12 +118,15 @@ impl Host {
         }
     }
 
-    /// What the daemon wrote so far.
+    /// The last lines of the daemon and of netd.
     #[must_use]
     pub fn log(&self) -> String {
-        let text = fs::read_to_string(self.log_path()).unwrap_or_default();
-        let tail: Vec<&str> = text.lines().rev().take(60).collect();
-        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+        let tail = |path: PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(40).collect();
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        };
+        format!("{}\n--- netd:\n{}", tail(self.log_path()), tail(self.exec_root.join("netd/netd.log")))
     }
 
     fn log_path(&self) -> PathBuf {

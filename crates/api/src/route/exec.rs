@@ -11,10 +11,13 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use serde_json::json;
+use skep_engine::container::{Attached, Chunk, Stream};
 use skep_model::Error;
+use tokio::sync::mpsc;
 
 /// Bytes of the start body: three small fields.
 const START_BODY_MAX: usize = 4096;
@@ -40,7 +43,11 @@ pub(crate) async fn start(
     };
     let wish: ExecStart = if body.is_empty() { ExecStart::default() } else { decode(&body)? };
     let keys = DetachKeys::parse(&backend.engine.exec_inspect(&id)?.config.detach_keys)?;
-    let attached = backend.engine.exec_start(&id, wish.detach, wish.console_size.unwrap_or_default()).await?;
+    let started = backend.engine.exec_start(&id, wish.detach, wish.console_size.unwrap_or_default()).await;
+    let attached = match started {
+        Err(error) if !wish.detach && ended(&backend, &id) => Some(told_as_output(&backend, &id, &error)?),
+        other => other?,
+    };
     match attached {
         None => Ok(StatusCode::OK.into_response()),
         Some(mut attached) => {
@@ -52,6 +59,22 @@ pub(crate) async fn start(
             Ok(converse(request, Conversation { attached, keys, version }))
         }
     }
+}
+
+/// The command itself could not be started; the exec is over.
+fn ended(backend: &Backend, id: &str) -> bool {
+    backend.engine.exec_inspect(id).is_ok_and(|exec| exec.exit_code.is_some())
+}
+
+/// Clients expect a stream here whatever happens: they print what it says and take the
+/// exit code from `inspect`.
+fn told_as_output(backend: &Backend, id: &str, error: &Error) -> Result<Attached, Error> {
+    let tty = backend.engine.exec_inspect(id)?.config.tty;
+    let (sender, output) = mpsc::channel(1);
+    let data = Bytes::from(format!("{error}\r\n"));
+    // The channel has room for the one piece that is ever sent.
+    let _ = sender.try_send(Chunk { stream: Stream::Stdout, data });
+    Ok(Attached { tty, output, input: None })
 }
 
 pub(crate) async fn inspect(State(backend): State<Backend>, Name(id): Name) -> Reply {

@@ -14,7 +14,8 @@ use skep_model::container::{
 };
 use skep_model::id::ContainerId;
 use skep_model::image::ImageInfo;
-use skep_model::{Error, Result, validate};
+use skep_model::image::Reference;
+use skep_model::{Error, ErrorKind, Result, validate};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,16 @@ const STOP_TIMEOUT_DEFAULT_S: i64 = 10;
 /// Attempts to find a generated name nobody has.
 const NAME_ATTEMPTS_MAX: u32 = 20;
 
+/// Clients that pull what is missing look for the name with its tag.
+fn with_tag(error: Error, name: &str) -> Error {
+    match Reference::parse(name) {
+        Ok(reference) if error.kind == ErrorKind::NotFound => {
+            Error::not_found(format!("No such image: {}", reference.with_default_tag().familiar()))
+        }
+        _ => error,
+    }
+}
+
 impl Inner {
     pub(crate) async fn create(self: &Arc<Self>, spec: ContainerSpec) -> Result<(ContainerId, Vec<String>)> {
         let ContainerSpec { name, config, host, networks, files } = spec;
@@ -32,7 +43,7 @@ impl Inner {
         if !name.is_empty() {
             validate::object_name("container", name.trim_start_matches('/'))?;
         }
-        let image = self.images.resolve(&config.image)?;
+        let image = self.images.resolve(&config.image).map_err(|error| with_tag(error, &config.image))?;
         let config = merge::with_image(config, &image.config);
         let (path, args) = merge::command(&config)?;
         let host = self.complete_host(host)?;
@@ -219,8 +230,9 @@ impl Inner {
     async fn mount_point(self: &Arc<Self>, wish: Wish) -> Result<MountPoint> {
         if wish.kind == MountKind::Bind {
             if wish.create_source && !Path::new(&wish.source).exists() {
-                std::fs::create_dir_all(&wish.source)
-                    .map_err(|e| Error::internal(format!("error while creating mount source path '{}': {e}", wish.source)))?;
+                std::fs::create_dir_all(&wish.source).map_err(|e| {
+                    Error::internal(format!("error while creating mount source path '{}': {e}", wish.source))
+                })?;
             }
             return Ok(MountPoint {
                 kind: MountKind::Bind,
@@ -234,8 +246,7 @@ impl Inner {
         }
         let use_for = if wish.source.is_empty() { Use::Anonymous } else { Use::Named };
         let name = if wish.source.is_empty() { new_id() } else { wish.source };
-        let (volume, made) =
-            self.volumes.ensure(&name, &wish.driver, wish.options, wish.labels, use_for, now())?;
+        let (volume, made) = self.volumes.ensure(&name, &wish.driver, wish.options, wish.labels, use_for, now())?;
         if made {
             self.emit_object("volume", "create", &name, &[("driver", "local")]);
         }
@@ -255,11 +266,7 @@ impl Inner {
         })
     }
 
-    fn reserve_name(
-        &self,
-        name: &str,
-        id: &ContainerId,
-    ) -> Result<(super::registry::NameReservation<'_>, String)> {
+    fn reserve_name(&self, name: &str, id: &ContainerId) -> Result<(super::registry::NameReservation<'_>, String)> {
         if !name.is_empty() {
             let name = name.trim_start_matches('/').to_owned();
             return Ok((self.registry.reserve(&name, id)?, name));
@@ -277,9 +284,9 @@ impl Inner {
 
 fn subpath(source: &str, wanted: &str) -> Result<String> {
     let tree = Tree::of_directory(Path::new(source))?;
-    let fd = tree.open(wanted, rustix::fs::OFlags::PATH).map_err(|_| {
-        Error::invalid(format!("cannot access path {wanted}: no such file or directory"))
-    })?;
+    let fd = tree
+        .open(wanted, rustix::fs::OFlags::PATH)
+        .map_err(|_| Error::invalid(format!("cannot access path {wanted}: no such file or directory")))?;
     Ok(std::fs::read_link(fd_path(&fd))?.to_string_lossy().into_owned())
 }
 
