@@ -52,22 +52,13 @@ impl<W: Write> Packer<W> {
         if self.marks == Marks::None || !is_opaque(directory) {
             return Ok(());
         }
-        let mut header = Header::new_gnu();
-        header.set_entry_type(EntryType::Regular);
-        header.set_size(0);
-        header.set_mode(0o600);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        self.entry(&path.join(whiteout::OPAQUE_NAME), header, None, &[], std::io::empty())
+        self.mark(&path.join(whiteout::OPAQUE_NAME))
     }
 
     fn node(&mut self, node: &Node<'_>) -> ImageResult<()> {
         if self.marks == Marks::ToWhiteouts {
             if node.is_whiteout() {
-                let header = header(&node.stat, EntryType::Regular);
-                let path = node.path.with_file_name(whiteout::name_for(node.name));
-                return self.entry(&path, header, None, &[], std::io::empty());
+                return self.mark(&node.path.with_file_name(whiteout::name_for(node.name)));
             }
             if whiteout::mark(node.name).is_some() {
                 return Err(failed(node, "names starting with .wh. mean deletion in a layer"));
@@ -90,6 +81,19 @@ impl<W: Write> Packer<W> {
         };
         set_device(&mut header).map_err(|e| failed(node, e))?;
         self.entry(node.path, header, None, &[], std::io::empty())
+    }
+
+    /// A name that means deletion. Only the name counts: owner and time of the mark differ
+    /// from one copy of a layer to the next.
+    fn mark(&mut self, path: &Path) -> ImageResult<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(0);
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        self.entry(path, header, None, &[], std::io::empty())
     }
 
     fn directory(&mut self, node: &Node<'_>) -> ImageResult<()> {

@@ -41,6 +41,14 @@ fn zoo() -> tempfile::TempDir {
     symlink("t".repeat(300), at(&"l".repeat(200))).unwrap();
     std::fs::write(at(&format!("d/{}\n", "n".repeat(150))), "long").unwrap();
     whiteout_at(&at("d/gone"));
+    // user::rwx, user 1001: r-x, group::r-x, mask::r-x, other::---, for all that is made in it.
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let list = [(1, 7, none), (2, 5, 1001), (4, 5, none), (16, 5, none), (32, 0, none)];
+    let list: Vec<u8> = list.iter().flat_map(|(tag, permissions, id)| entry(*tag, *permissions, *id)).collect();
+    xattr::set(at("d"), "system.posix_acl_default", &[&2_u32.to_le_bytes()[..], &list].concat()).unwrap();
     xattr::set(at("d/opaque"), whiteout::OPAQUE_XATTR, b"y").unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     dir
@@ -48,8 +56,16 @@ fn zoo() -> tempfile::TempDir {
 
 #[test]
 fn packing_the_unpacked_gives_the_same_bytes() {
-    let first = packed(zoo().path());
+    let zoo = zoo();
+    let first = packed(zoo.path());
     let copy = unpacked(&first);
+    // A mark of deletion is older in one copy than in the other.
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+        last_modification: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+    };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, copy.path().join("d/gone"), &times, flags).unwrap();
     assert_eq!(packed(copy.path()), first);
     let file = copy.path().join("d/file").metadata().unwrap();
     assert_eq!((file.mode() & 0o7777, file.uid(), file.gid(), file.nlink()), (0o6751, 3_000_000, 7, 2));

@@ -16,7 +16,8 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory: these tests are about decisions, and every change is synced to disk.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let store = Arc::new(Store::open(dir.path().join("image")).unwrap());
         let tar = tar_of(&[("file", "content")]);
         let name = Some(create::tag_name("one").unwrap());

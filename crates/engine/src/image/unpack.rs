@@ -27,6 +27,7 @@ const COPY_BUFFER_BYTES: usize = 128 * 1024;
 const TRAILER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Permissions of parents that no entry describes.
 const IMPLIED_DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
+const DEFAULT_ACCESS_XATTR: &str = "system.posix_acl_default";
 const PAX_XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
 /// What was written.
@@ -71,8 +72,9 @@ struct Unpacker {
     root: OwnedFd,
     /// The parent of the entry before: most entries share it.
     parent: Option<(PathBuf, OwnedFd)>,
-    /// Directory times are set last, since writing into a directory changes them.
-    directories: Vec<(PathBuf, Timespec)>,
+    /// Set last: writing into a directory changes its time, and its default access list
+    /// would change the files that are made in it.
+    directories: Vec<(PathBuf, Timespec, Option<Vec<u8>>)>,
     done: Unpacked,
     bytes: u64,
     sparse_bytes: u64,
@@ -86,6 +88,8 @@ struct Attributes {
     gid: Gid,
     modified: Timespec,
     xattrs: Vec<(OsString, Vec<u8>)>,
+    /// Of a directory, for what is made in it.
+    default_access: Option<Vec<u8>>,
 }
 
 impl Unpacker {
@@ -137,7 +141,7 @@ impl Unpacker {
         }
         let fd = rustix::io::dup(&self.root)?;
         apply(fd.as_fd(), attributes)?;
-        self.directories.push((PathBuf::new(), attributes.modified));
+        self.directories.push((PathBuf::new(), attributes.modified, attributes.default_access.clone()));
         Ok(())
     }
 
@@ -261,7 +265,7 @@ impl Unpacker {
         if room == Room::Whiteout {
             set_opaque(fd.as_fd())?;
         }
-        self.directories.push((path.to_owned(), attributes.modified));
+        self.directories.push((path.to_owned(), attributes.modified, attributes.default_access.clone()));
         Ok(())
     }
 
@@ -319,9 +323,13 @@ impl Unpacker {
     }
 
     fn finish(self) -> ImageResult<Unpacked> {
-        for (path, modified) in self.directories.iter().rev() {
+        for (path, modified, default_access) in self.directories.iter().rev() {
             // A later entry may have replaced the directory.
             if let Ok(fd) = open_in_root(&self.root, path) {
+                if let Some(list) = default_access {
+                    set_xattr(fd.as_fd(), OsStr::new(DEFAULT_ACCESS_XATTR), list)
+                        .map_err(|e| ImageError::file("setting the default access of", path)(e))?;
+                }
                 set_times(&fd, *modified).map_err(|e| ImageError::file("setting the time of", path)(e))?;
             }
         }
@@ -385,15 +393,19 @@ fn set_opaque(directory: BorrowedFd<'_>) -> io::Result<()> {
 fn apply(fd: BorrowedFd<'_>, attributes: &Attributes) -> io::Result<()> {
     rustix::fs::fchown(fd, Some(attributes.uid), Some(attributes.gid))?;
     rustix::fs::fchmod(fd, attributes.mode)?;
-    for (name, value) in &attributes.xattrs {
-        match rustix::fs::fsetxattr(fd, name.as_os_str(), value, XattrFlags::empty()) {
-            Ok(()) => {}
-            // The file system cannot hold it; Docker goes on as well.
-            Err(Errno::NOTSUP) => tracing::warn!(name = %name.display(), "extended attribute not supported here"),
-            Err(e) => return Err(e.into()),
+    attributes.xattrs.iter().try_for_each(|(name, value)| set_xattr(fd, name, value))
+}
+
+fn set_xattr(fd: BorrowedFd<'_>, name: &OsStr, value: &[u8]) -> io::Result<()> {
+    match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
+        Ok(()) => Ok(()),
+        // The file system cannot hold it; Docker goes on as well.
+        Err(Errno::NOTSUP) => {
+            tracing::warn!(name = %name.display(), "extended attribute not supported here");
+            Ok(())
         }
+        Err(e) => Err(e.into()),
     }
-    Ok(())
 }
 
 fn times(modified: Timespec) -> Timestamps {
@@ -415,19 +427,21 @@ fn attributes(header: &tar::Header, extended: &[(Vec<u8>, Vec<u8>)]) -> io::Resu
     let gid = Gid::from_raw(id(number(&fields.gid, || header.gid())?, "illegal group id")?);
     let seconds = number(&fields.mtime, || header.mtime())?;
     let mut modified = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let mut xattrs = Vec::new();
+    let (mut xattrs, mut default_access) = (Vec::new(), None);
     for (key, value) in extended {
         if key == b"mtime" {
             modified = parse_time(value).ok_or_else(|| io::Error::other("illegal mtime"))?;
         } else if let Some(name) = key.strip_prefix(PAX_XATTR_PREFIX) {
-            if whiteout::is_portable_xattr(name) {
+            if name == DEFAULT_ACCESS_XATTR.as_bytes() {
+                default_access = Some(value.clone());
+            } else if whiteout::is_portable_xattr(name) {
                 xattrs.push((OsString::from_vec(name.to_vec()), value.clone()));
             } else {
                 tracing::debug!(name = %String::from_utf8_lossy(name), "extended attribute of a layer left out");
             }
         }
     }
-    Ok(Attributes { mode, uid, gid, modified, xattrs })
+    Ok(Attributes { mode, uid, gid, modified, xattrs, default_access })
 }
 
 /// A numeric field; an empty one counts as zero, as it does for others who read tars.
