@@ -3,12 +3,12 @@
 
 mod machine;
 
+use machine::{Machine, shell, spec, until};
 use skep_engine::container::{Change, ChangeKind};
 use skep_engine::image::NewImage;
 use skep_model::{ErrorKind, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use machine::{Machine, shell, spec, until};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 async fn unpack(mut stream: impl AsyncRead + Unpin) -> BTreeMap<String, String> {
@@ -168,8 +168,10 @@ async fn measure() {
     eprintln!("exec true: median {:?} worst {:?}", times[10], times[19]);
     for pid in machine::processes_with(&id.0[..16]) {
         let memory = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        let lines: Vec<&str> =
-            memory.lines().filter(|l| ["Rss", "Pss:", "Pss_Anon", "Private_Dirty"].iter().any(|k| l.starts_with(k))).collect();
+        let lines: Vec<&str> = memory
+            .lines()
+            .filter(|l| ["Rss", "Pss:", "Pss_Anon", "Private_Dirty"].iter().any(|k| l.starts_with(k)))
+            .collect();
         eprintln!("shim {pid}: {}", lines.join(" "));
     }
     machine.close().await;

@@ -3,13 +3,13 @@
 
 mod machine;
 
+use machine::{Machine, PATIENCE, processes_with, shell, spec, until};
 use skep_engine::container::{AttachOptions, LogOptions, RemoveOptions, WaitCondition};
 use skep_model::container::{
     ContainerStatus, ExecConfig, HealthConfig, HealthStatus, InjectedFile, Resources, RestartMode, RestartPolicy,
 };
 use skep_model::{Error, ErrorKind};
 use std::time::{Duration, Instant};
-use machine::{Machine, PATIENCE, processes_with, shell, spec, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_runs_inside_with_the_containers_rights() {
@@ -19,7 +19,8 @@ async fn exec_runs_inside_with_the_containers_rights() {
     wanted.host.resources = Resources { pids_limit: 50, ..Default::default() };
     let id = machine.start(wanted).await;
     assert_eq!(machine.exec(&id, &["sh", "-c", "echo $A $$ | head -c 6; exit 5"]).await.0, 5);
-    let (_, text) = machine.exec(&id, &["sh", "-c", "ps; mount -t tmpfs x /tmp; echo mount=$?; cat /proc/self/cgroup"]).await;
+    let (_, text) =
+        machine.exec(&id, &["sh", "-c", "ps; mount -t tmpfs x /tmp; echo mount=$?; cat /proc/self/cgroup"]).await;
     assert!(text.contains("sleep 1000") && text.contains("mount=1"), "{text}");
     assert!(text.lines().any(|line| line.contains(":pids:") && line.ends_with(&id.0)), "{text}");
     assert_eq!(machine.exec(&id, &["id", "-u"]).await.1, "0\n");
@@ -46,7 +47,11 @@ async fn exec_failures_and_terminals() {
         "OCI runtime exec failed: exec failed: unable to start container process: exec: \"nosuch\": executable file not found in $PATH: unknown"
     );
     assert_eq!(machine.engine.exec_inspect(&exec).unwrap().exit_code, Some(127));
-    let exec = machine.engine.exec_create(&id.0, config(&["sh", "-c", "tty; stty size; id -un; read x; echo [$x]"])).await.unwrap();
+    let exec = machine
+        .engine
+        .exec_create(&id.0, config(&["sh", "-c", "tty; stty size; id -un; read x; echo [$x]"]))
+        .await
+        .unwrap();
     let mut attached = machine.engine.exec_start(&exec, false, (20, 70)).await.unwrap().unwrap();
     attached.input.as_ref().unwrap().send("in\n".into()).await.unwrap();
     let mut text = String::new();
@@ -86,7 +91,9 @@ async fn a_running_container_is_removed_only_by_force() {
     let error = machine.engine.remove(&id.0, RemoveOptions::default()).await.unwrap_err();
     assert_eq!(
         error.message,
-        format!("You cannot remove a running container {id}. Stop the container before attempting removal or force remove")
+        format!(
+            "You cannot remove a running container {id}. Stop the container before attempting removal or force remove"
+        )
     );
     machine.engine.remove(&id.0, RemoveOptions { force: true, volumes: false }).await.unwrap();
     machine.nothing_remains(&id).await;
@@ -135,7 +142,8 @@ async fn policies_restart_and_a_stop_ends_that() {
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_are_followed_to_the_end() {
     let machine = Machine::new().await;
-    let (id, _) = machine.engine.create(shell("for i in 1 2 3 4 5; do echo $i; sleep 0.05; done; echo -n end")).await.unwrap();
+    let (id, _) =
+        machine.engine.create(shell("for i in 1 2 3 4 5; do echo $i; sleep 0.05; done; echo -n end")).await.unwrap();
     machine.engine.start(&id.0).await.unwrap();
     let options = LogOptions { stdout: true, stderr: true, follow: true, ..Default::default() };
     let mut lines = machine.engine.logs(&id.0, options).await.unwrap();
@@ -161,7 +169,8 @@ async fn an_engine_that_was_killed_finds_its_containers() {
     let dead = machine.engine.clone();
     machine.engine.shutdown().await;
     let shim = processes_with(&lost.0[..16]).into_iter().find(|&pid| pid != lost_pid).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(shim).unwrap()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(shim).unwrap()), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     let exit = machine.run_dir(&ended).join("exit.json");
     until(|| exit.exists()).await;
     let garbage = machine.config.data_root.join("overlay").join("a".repeat(64));
@@ -204,7 +213,9 @@ async fn health_becomes_known() {
     while let Ok(event) = events.try_recv() {
         seen.push(event.action);
     }
-    assert!(seen.contains(&"health_status: healthy".to_owned()) && seen.contains(&"health_status: unhealthy".to_owned()));
+    assert!(
+        seen.contains(&"health_status: healthy".to_owned()) && seen.contains(&"health_status: unhealthy".to_owned())
+    );
     machine.close().await;
 }
 
@@ -228,7 +239,8 @@ async fn volumes_keep_data_and_start_with_the_images() {
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_files_are_there_and_never_on_disk() {
     let machine = Machine::new().await;
-    let mut wanted = shell("stat -c '%a %u %g' /run/secrets/key; cat /run/secrets/key; echo; while :; do sleep 0.05; done");
+    let mut wanted =
+        shell("stat -c '%a %u %g' /run/secrets/key; cat /run/secrets/key; echo; while :; do sleep 0.05; done");
     wanted.files = vec![InjectedFile {
         target: "/run/secrets/key".into(),
         uid: 33,
@@ -241,7 +253,13 @@ async fn injected_files_are_there_and_never_on_disk() {
     until(|| std::fs::read_to_string(&log).unwrap().contains("hush-hush")).await;
     assert!(std::fs::read_to_string(&log).unwrap().contains("400 33 34"));
     let on_disk = |dir: &std::path::Path| {
-        let found = std::process::Command::new("grep").args(["-rlsx", "hush-hush"]).arg("-e").arg("hush-hush").arg(dir).output().unwrap();
+        let found = std::process::Command::new("grep")
+            .args(["-rlsx", "hush-hush"])
+            .arg("-e")
+            .arg("hush-hush")
+            .arg(dir)
+            .output()
+            .unwrap();
         String::from_utf8(found.stdout).unwrap()
     };
     assert_eq!(on_disk(&machine.config.data_root.join("overlay")), "");
@@ -265,12 +283,22 @@ async fn the_network_is_attached_before_and_detached_after() {
     assert!(request.resolver.is_none());
     let calls = machine.network.calls.lock().unwrap().clone();
     assert!(calls.iter().any(|call| call == "attach 1") && calls.last().unwrap().starts_with("detach"), "{calls:?}");
-    *machine.network.refuse.lock().unwrap() = Some(Error::conflict("Bind for 0.0.0.0:1 failed: port is already allocated"));
+    *machine.network.refuse.lock().unwrap() =
+        Some(Error::conflict("Bind for 0.0.0.0:1 failed: port is already allocated"));
     let (id, _) = machine.engine.create(wanted).await.unwrap();
     let error = machine.engine.start(&id.0).await.unwrap_err();
-    assert!(error.message.starts_with("driver failed programming external connectivity on endpoint"), "{}", error.message);
+    assert!(
+        error.message.starts_with("driver failed programming external connectivity on endpoint"),
+        "{}",
+        error.message
+    );
     assert!(machine.engine.network_inspect("bridge").unwrap().containers.is_empty());
-    assert!(processes_with(&id.0[..16]).is_empty() || { until(|| processes_with(&id.0[..16]).is_empty()).await; true });
+    assert!(
+        processes_with(&id.0[..16]).is_empty() || {
+            until(|| processes_with(&id.0[..16]).is_empty()).await;
+            true
+        }
+    );
     machine.close().await;
 }
 
@@ -279,7 +307,10 @@ async fn user_networks_resolve_names_and_connect_live() {
     let machine = Machine::new().await;
     let network = skep_model::network::NetworkSpec { name: "mine".into(), ..Default::default() };
     machine.engine.network_create(network.clone()).await.unwrap();
-    assert_eq!(machine.engine.network_create(network).await.unwrap_err().message, "network with name mine already exists");
+    assert_eq!(
+        machine.engine.network_create(network).await.unwrap_err().message,
+        "network with name mine already exists"
+    );
     let mut wanted = spec(&["sleep", "1000"]);
     wanted.name = "web".into();
     wanted.host.network_mode = "mine".into();

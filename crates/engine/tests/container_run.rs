@@ -3,10 +3,10 @@
 
 mod machine;
 
+use machine::{Machine, PATIENCE, shell, spec};
 use skep_engine::container::{AttachOptions, WaitCondition};
 use skep_model::ErrorKind;
 use skep_model::container::{ContainerStatus, Resources};
-use machine::{Machine, PATIENCE, shell, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_log_and_exit_code_are_kept() {
@@ -99,10 +99,13 @@ async fn what_cannot_be_executed_is_told_in_docker_words() {
         assert_eq!((state.status, state.exit_code), (ContainerStatus::Created, exit_code));
         assert!(!machine.run_dir(&id).exists());
     };
-    let prefix = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process";
-    check(&["nosuchcmd"], 127, &format!("{prefix}: exec: \"nosuchcmd\": executable file not found in $PATH: unknown")).await;
+    let prefix =
+        "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process";
+    check(&["nosuchcmd"], 127, &format!("{prefix}: exec: \"nosuchcmd\": executable file not found in $PATH: unknown"))
+        .await;
     check(&["/etc"], 126, &format!("{prefix}: exec: \"/etc\": permission denied: unknown")).await;
-    check(&["/nosuch"], 127, &format!("{prefix}: exec: \"/nosuch\": stat /nosuch: no such file or directory: unknown")).await;
+    check(&["/nosuch"], 127, &format!("{prefix}: exec: \"/nosuch\": stat /nosuch: no such file or directory: unknown"))
+        .await;
     check(&["/bin/broken"], 126, &format!("{prefix}: exec /bin/broken: exec format error: unknown")).await;
     machine.close().await;
 }
@@ -117,7 +120,9 @@ async fn names_images_and_nonsense_are_refused_without_a_trace() {
     assert_eq!(error.kind, ErrorKind::Conflict);
     assert_eq!(
         error.message,
-        format!("Conflict. The container name \"/web2\" is already in use by container \"{id}\". You have to remove (or rename) that container to be able to reuse that name.")
+        format!(
+            "Conflict. The container name \"/web2\" is already in use by container \"{id}\". You have to remove (or rename) that container to be able to reuse that name."
+        )
     );
     let mut missing = spec(&["true"]);
     missing.config.image = "nosuch:1".into();

@@ -78,17 +78,18 @@ impl Inner {
         refuse_replacing_directories: bool,
     ) -> Result<()> {
         let (_, info) = self.container_of(name)?;
-        if info.host.readonly_rootfs && !info.mounts.iter().any(|point| point.rw && path.starts_with(&point.destination)) {
+        if info.host.readonly_rootfs
+            && !info.mounts.iter().any(|point| point.rw && path.starts_with(&point.destination))
+        {
             return Err(Error::forbidden("container rootfs is marked read-only"));
         }
         let place = self.place(&info, path)?;
-        let target = place
-            .tree
-            .open(&place.path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(|error| match error.raw_os_error() {
+        let target = place.tree.open(&place.path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|error| {
+            match error.raw_os_error() {
                 Some(libc::ENOTDIR) => Error::invalid("extraction point is not a directory"),
                 _ => no_such_path(&info, path, &error),
-            })?;
+            }
+        })?;
         let (mut sender, receiver) = pipe::pipe()?;
         let receiver = receiver.into_blocking_fd()?;
         let work = tokio::task::spawn_blocking(move || {
@@ -100,9 +101,9 @@ impl Inner {
         let _ = sender.shutdown().await;
         drop(sender);
         work.await.map_err(|e| Error::internal(e.to_string()))??;
-        copied.map(drop).or_else(|error| {
-            if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error.into()) }
-        })
+        copied
+            .map(drop)
+            .or_else(|error| if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error.into()) })
     }
 
     pub(crate) async fn export(&self, name: &str) -> Result<ArchiveStream> {
@@ -152,10 +153,7 @@ impl Inner {
     }
 
     /// Runs `produce` on a thread of its own; what it writes can be read from the result.
-    fn stream(
-        &self,
-        produce: impl FnOnce(File) -> std::io::Result<()> + Send + 'static,
-    ) -> Result<ArchiveStream> {
+    fn stream(&self, produce: impl FnOnce(File) -> std::io::Result<()> + Send + 'static) -> Result<ArchiveStream> {
         let (sender, receiver) = pipe::pipe()?;
         let writer = File::from(sender.into_blocking_fd()?);
         tokio::task::spawn_blocking(move || {
@@ -386,7 +384,8 @@ fn collect_changes(dir: &OwnedFd, prefix: &Path, image: &Tree, out: &mut Vec<Cha
     for name in tree::names(dir).map_err(std::io::Error::from)? {
         let path = prefix.join(&name);
         let shown = format!("/{}", path.display());
-        let stat = rustix::fs::statat(dir, Path::new(&name), AtFlags::SYMLINK_NOFOLLOW).map_err(std::io::Error::from)?;
+        let stat =
+            rustix::fs::statat(dir, Path::new(&name), AtFlags::SYMLINK_NOFOLLOW).map_err(std::io::Error::from)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let existed = image.open(&shown, OFlags::PATH | OFlags::NOFOLLOW).is_ok();
         if kind == FileType::CharacterDevice && stat.st_rdev == 0 {

@@ -55,7 +55,9 @@ impl Inner {
             && info.host.auto_remove
             && policy.mode != RestartMode::No
         {
-            return Err(Error::invalid("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+            return Err(Error::invalid(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            ));
         }
         let mut after = (*info).clone();
         after.host.resources = merged;
@@ -83,7 +85,8 @@ impl Inner {
         let mut warnings = Vec::new();
         for (controller, writes) in limit_files(&before.host.resources, &after.host.resources, self.kernel.cgroup_v2) {
             if !self.kernel.controllers.contains(controller) {
-                warnings.push(format!("Your kernel does not support the {controller} controller. Limitation discarded."));
+                warnings
+                    .push(format!("Your kernel does not support the {controller} controller. Limitation discarded."));
                 continue;
             }
             let dir = self.kernel.cgroup_dir(controller, &path);
@@ -116,7 +119,11 @@ impl Inner {
         let _owned = container.lock().await;
         let info = container.info();
         if matches!(info.state.status, ContainerStatus::Removing | ContainerStatus::Dead) {
-            return Err(Error::conflict(format!("You cannot commit container {} which is {}", info.id, info.state.status.as_str())));
+            return Err(Error::conflict(format!(
+                "You cannot commit container {} which is {}",
+                info.id,
+                info.state.status.as_str()
+            )));
         }
         let frozen = pause && info.state.status == ContainerStatus::Running;
         let path = self.cgroup_path(&info);
@@ -146,9 +153,8 @@ impl Inner {
     pub(crate) async fn size(&self, name: &str) -> Result<(u64, u64)> {
         let info = self.registry.find(name)?.info();
         let upper = self.overlay_dir(&info.id).join("diff");
-        let written = tokio::task::spawn_blocking(move || size_of(&upper))
-            .await
-            .map_err(|e| Error::internal(e.to_string()))?;
+        let written =
+            tokio::task::spawn_blocking(move || size_of(&upper)).await.map_err(|e| Error::internal(e.to_string()))?;
         let image = self.images.resolve(&info.image_id).map_or(0, |image| image.size);
         Ok((written, written + image))
     }

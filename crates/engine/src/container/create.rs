@@ -219,8 +219,9 @@ impl Inner {
     async fn mount_point(self: &Arc<Self>, wish: Wish) -> Result<MountPoint> {
         if wish.kind == MountKind::Bind {
             if wish.create_source && !Path::new(&wish.source).exists() {
-                std::fs::create_dir_all(&wish.source)
-                    .map_err(|e| Error::internal(format!("error while creating mount source path '{}': {e}", wish.source)))?;
+                std::fs::create_dir_all(&wish.source).map_err(|e| {
+                    Error::internal(format!("error while creating mount source path '{}': {e}", wish.source))
+                })?;
             }
             return Ok(MountPoint {
                 kind: MountKind::Bind,
@@ -234,8 +235,7 @@ impl Inner {
         }
         let use_for = if wish.source.is_empty() { Use::Anonymous } else { Use::Named };
         let name = if wish.source.is_empty() { new_id() } else { wish.source };
-        let (volume, made) =
-            self.volumes.ensure(&name, &wish.driver, wish.options, wish.labels, use_for, now())?;
+        let (volume, made) = self.volumes.ensure(&name, &wish.driver, wish.options, wish.labels, use_for, now())?;
         if made {
             self.emit_object("volume", "create", &name, &[("driver", "local")]);
         }
@@ -255,11 +255,7 @@ impl Inner {
         })
     }
 
-    fn reserve_name(
-        &self,
-        name: &str,
-        id: &ContainerId,
-    ) -> Result<(super::registry::NameReservation<'_>, String)> {
+    fn reserve_name(&self, name: &str, id: &ContainerId) -> Result<(super::registry::NameReservation<'_>, String)> {
         if !name.is_empty() {
             let name = name.trim_start_matches('/').to_owned();
             return Ok((self.registry.reserve(&name, id)?, name));
@@ -277,9 +273,9 @@ impl Inner {
 
 fn subpath(source: &str, wanted: &str) -> Result<String> {
     let tree = Tree::of_directory(Path::new(source))?;
-    let fd = tree.open(wanted, rustix::fs::OFlags::PATH).map_err(|_| {
-        Error::invalid(format!("cannot access path {wanted}: no such file or directory"))
-    })?;
+    let fd = tree
+        .open(wanted, rustix::fs::OFlags::PATH)
+        .map_err(|_| Error::invalid(format!("cannot access path {wanted}: no such file or directory")))?;
     Ok(std::fs::read_link(fd_path(&fd))?.to_string_lossy().into_owned())
 }
 

@@ -11,13 +11,13 @@ use crate::container::{
 use crate::events::Events;
 use crate::image::{ImageStore, NewImage, Removed};
 use crate::sys::kernel::Kernel;
+use skep_model::Result;
 use skep_model::container::{
     ContainerInfo, ContainerSpec, EndpointConfig, ExecConfig, ExecInfo, Resources, RestartPolicy,
 };
 use skep_model::id::{ContainerId, NetworkId};
 use skep_model::network::{NetworkInfo, NetworkSpec};
 use skep_model::volume::VolumeInfo;
-use skep_model::Result;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::io::AsyncRead;

@@ -200,7 +200,8 @@ impl Inner {
 
     /// The container ended, and all of its processes with it.
     pub(crate) fn forget_execs(&self, container: &ContainerId) {
-        lock(&self.execs.table).retain(|_, exec| exec.container_id != *container || exec.running || exec.exit_code.is_some());
+        lock(&self.execs.table)
+            .retain(|_, exec| exec.container_id != *container || exec.running || exec.exit_code.is_some());
     }
 
     /// Runs a command to its end and returns exit code and output, for health probes.

@@ -15,9 +15,7 @@ const STATE_INTERVAL: Duration = Duration::from_millis(1);
 /// Returns when every process is in the wanted state.
 pub(crate) async fn set(kernel: &Kernel, cgroup_path: &str, frozen: bool) -> Result<()> {
     let dir = kernel.cgroup_dir("freezer", cgroup_path);
-    let done = async {
-        if kernel.cgroup_v2 { set_v2(&dir, frozen).await } else { set_v1(&dir, frozen).await }
-    };
+    let done = async { if kernel.cgroup_v2 { set_v2(&dir, frozen).await } else { set_v1(&dir, frozen).await } };
     match tokio::time::timeout(FREEZE_MAX, done).await {
         Ok(result) => result.map_err(|error| Error::internal(format!("freeze {}: {error}", dir.display()))),
         Err(_) => Err(Error::internal("unable to freeze: the container's processes did not stop in time")),

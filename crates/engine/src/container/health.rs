@@ -98,9 +98,7 @@ impl Inner {
         let (exit_code, output) = match tokio::time::timeout(probe.timeout, run).await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => (EXIT_CODE_TIMEOUT, error.message),
-            Err(_) => {
-                (EXIT_CODE_TIMEOUT, format!("Health check exceeded timeout ({}s)", probe.timeout.as_secs_f64()))
-            }
+            Err(_) => (EXIT_CODE_TIMEOUT, format!("Health check exceeded timeout ({}s)", probe.timeout.as_secs_f64())),
         };
         let starting = start.since(container.info().state.started_at) < probe.start_period;
         let mut changed = None;

@@ -108,7 +108,12 @@ fn open_log(path: &Path) -> std::io::Result<File> {
 
 /// Where the last `count` wanted lines begin: index into `files` (its length is the
 /// current one) and offset.
-fn skip_for_tail(files: &[PathBuf], current: &mut File, count: u64, options: LogOptions) -> std::io::Result<(usize, u64)> {
+fn skip_for_tail(
+    files: &[PathBuf],
+    current: &mut File,
+    count: u64,
+    options: LogOptions,
+) -> std::io::Result<(usize, u64)> {
     let mut missing = count;
     let length = current.metadata()?.len();
     if missing == 0 {
@@ -298,7 +303,12 @@ mod tests {
         let mut file = File::create(path).unwrap();
         for number in numbers {
             let stream = if number % 2 == 0 { "stdout" } else { "stderr" };
-            writeln!(file, "{{\"log\":\"{number}\\n\",\"stream\":\"{stream}\",\"time\":\"2017-07-14T02:40:{:02}Z\"}}", number % 60).unwrap();
+            writeln!(
+                file,
+                "{{\"log\":\"{number}\\n\",\"stream\":\"{stream}\",\"time\":\"2017-07-14T02:40:{:02}Z\"}}",
+                number % 60
+            )
+            .unwrap();
         }
     }
 

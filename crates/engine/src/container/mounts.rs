@@ -78,7 +78,8 @@ fn parse_bind(text: &str) -> Result<Wish> {
     }
     let is_path = source.starts_with('/');
     let kind = if is_path { MountKind::Bind } else { MountKind::Volume };
-    check_target(kind_name(kind), target).map_err(|error| error.context(format!("invalid volume specification: '{text}'")))?;
+    check_target(kind_name(kind), target)
+        .map_err(|error| error.context(format!("invalid volume specification: '{text}'")))?;
     if !is_path && !source.is_empty() {
         check_volume_name(source)?;
     }
@@ -198,7 +199,10 @@ mod tests {
     #[test]
     fn binds_and_volumes_parse() {
         let bind = parse_bind("/a/../b:/c/:ro,z").unwrap();
-        assert_eq!((bind.kind, bind.source.as_str(), bind.target.as_str(), bind.rw), (MountKind::Bind, "/b", "/c", false));
+        assert_eq!(
+            (bind.kind, bind.source.as_str(), bind.target.as_str(), bind.rw),
+            (MountKind::Bind, "/b", "/c", false)
+        );
         let volume = parse_bind("data:/d:nocopy").unwrap();
         assert_eq!((volume.kind, volume.no_copy, volume.rw), (MountKind::Volume, true, true));
         assert_eq!(parse_bind("/d").unwrap().kind, MountKind::Volume);

@@ -163,9 +163,7 @@ impl Registry {
         let mut found = index.by_id.range(wanted.to_owned()..).take_while(|(id, _)| id.starts_with(wanted));
         match (found.next().filter(|_| is_prefix), found.next()) {
             (Some((_, container)), None) => Ok(container.clone()),
-            (Some(_), Some(_)) => {
-                Err(Error::invalid(format!("Multiple IDs found with provided prefix: {wanted}")))
-            }
+            (Some(_), Some(_)) => Err(Error::invalid(format!("Multiple IDs found with provided prefix: {wanted}"))),
             _ => Err(Error::not_found(format!("No such container: {name}"))),
         }
     }
@@ -243,7 +241,10 @@ mod tests {
     fn names_and_unique_prefixes_find_a_container() {
         let registry = registry(&[("abc1", "web"), ("abc2", "db"), ("def", "abc")]);
         let id = |name: &str| registry.find(name).unwrap().info().id.0.clone();
-        assert_eq!((id("web"), id("/db"), id("abc"), id("abc1"), id("de")), ("abc1".into(), "abc2".into(), "def".into(), "abc1".into(), "def".into()));
+        assert_eq!(
+            (id("web"), id("/db"), id("abc"), id("abc1"), id("de")),
+            ("abc1".into(), "abc2".into(), "def".into(), "abc1".into(), "def".into())
+        );
         assert_eq!(registry.find("ab").unwrap_err().message, "Multiple IDs found with provided prefix: ab");
         assert_eq!(registry.find("nosuch").unwrap_err().message, "No such container: nosuch");
         assert!(registry.find("").is_err());
@@ -253,7 +254,9 @@ mod tests {
     fn a_name_is_taken_once_and_given_back() {
         let registry = registry(&[("abc1", "web")]);
         let error = registry.reserve("web", &"x".into()).err().unwrap();
-        assert!(error.message.starts_with("Conflict. The container name \"/web\" is already in use by container \"abc1\"."));
+        assert!(
+            error.message.starts_with("Conflict. The container name \"/web\" is already in use by container \"abc1\".")
+        );
         drop(registry.reserve("new", &"x".into()).unwrap());
         assert!(registry.reserve("new", &"y".into()).is_ok());
     }

@@ -14,8 +14,12 @@ impl Inner {
         let info = container.info();
         if info.state.status.is_running() && !options.force {
             let hint = match info.state.status {
-                ContainerStatus::Paused => "a paused container {id}. Unpause and then stop the container before attempting removal or force remove",
-                ContainerStatus::Restarting => "a restarting container {id}. Stop the container before attempting removal or force remove",
+                ContainerStatus::Paused => {
+                    "a paused container {id}. Unpause and then stop the container before attempting removal or force remove"
+                }
+                ContainerStatus::Restarting => {
+                    "a restarting container {id}. Stop the container before attempting removal or force remove"
+                }
                 _ => "a running container {id}. Stop the container before attempting removal or force remove",
             };
             return Err(Error::conflict(format!("You cannot remove {}", hint.replace("{id}", &info.id.0))));
@@ -92,9 +96,10 @@ impl Inner {
     /// Ids of the containers that mount a volume.
     pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
         let all = self.registry.all();
-        let using = all.iter().map(|container| container.info()).filter(|info| {
-            info.mounts.iter().any(|point| point.kind == MountKind::Volume && point.name == name)
-        });
+        let using = all
+            .iter()
+            .map(|container| container.info())
+            .filter(|info| info.mounts.iter().any(|point| point.kind == MountKind::Volume && point.name == name));
         using.map(|info| info.id.0.clone()).collect()
     }
 }

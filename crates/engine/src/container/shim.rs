@@ -1,9 +1,7 @@
 //! The engine's end of the contract with shims.
 
 use crate::sys::process::{self, Program};
-use skep_model::shim::{
-    ExitRecord, ShimConfig, ShimReply, ShimRequest, StartCommand, StartReport, Started,
-};
+use skep_model::shim::{ExitRecord, ShimConfig, ShimReply, ShimRequest, StartCommand, StartReport, Started};
 use skep_model::{Error, Result, Timestamp};
 use std::os::unix::process::CommandExt;
 use std::path::Path;

@@ -1,11 +1,11 @@
 //! `start`: run directory, shim, network, go. What was done is undone if a step fails.
 
 use crate::container::inner::Inner;
+use crate::container::record;
 use crate::container::registry::{Container, Owned};
 use crate::container::shim::{self, Outcome, now};
 use crate::container::spec::{self, BindFile, Namespace, Namespaces};
 use crate::container::user::{self, User};
-use crate::container::record;
 use crate::network::endpoints::Plan;
 use crate::sys::mounts::Tree;
 use skep_model::container::{ContainerInfo, ContainerStatus, Health, HealthStatus, LogConfig, MountKind};
@@ -95,7 +95,8 @@ impl Inner {
         if let Err(error) = record::save(&self.container_dir(&info.id), &info, false) {
             tracing::error!(id = %info.id, %error, "cannot record a failed start");
         }
-        let kind = if matches!(failure.exit_code, 126 | 127) { ErrorKind::InvalidArgument } else { ErrorKind::Internal };
+        let kind =
+            if matches!(failure.exit_code, 126 | 127) { ErrorKind::InvalidArgument } else { ErrorKind::Internal };
         Error { kind, message: failure.error }
     }
 
@@ -161,7 +162,10 @@ impl Inner {
     fn check_sources(&self, info: &ContainerInfo) -> Result<()> {
         for point in &info.mounts {
             if point.kind != MountKind::Tmpfs && !Path::new(&point.source).exists() {
-                return Err(Error::internal(format!("error while mounting volume '{}': no such file or directory", point.source)));
+                return Err(Error::internal(format!(
+                    "error while mounting volume '{}': no such file or directory",
+                    point.source
+                )));
             }
         }
         Ok(())
@@ -284,13 +288,7 @@ impl Inner {
 }
 
 fn not_started(error: Error) -> ExitRecord {
-    ExitRecord {
-        exit_code: EXIT_CODE_NOT_STARTED,
-        at: now(),
-        oom_killed: false,
-        error: error.message,
-        started: false,
-    }
+    ExitRecord { exit_code: EXIT_CODE_NOT_STARTED, at: now(), oom_killed: false, error: error.message, started: false }
 }
 
 /// Size at which the log is rotated (0 for never), and how many files are kept.

@@ -46,12 +46,7 @@ fn stop_signal(info: &ContainerInfo) -> i32 {
 }
 
 impl Inner {
-    pub(crate) async fn stop(
-        self: &Arc<Self>,
-        name: &str,
-        timeout_s: Option<i64>,
-        signal: Option<&str>,
-    ) -> Result<()> {
+    pub(crate) async fn stop(self: &Arc<Self>, name: &str, timeout_s: Option<i64>, signal: Option<&str>) -> Result<()> {
         let signal = signal.filter(|text| !text.is_empty()).map(signal_number).transpose()?;
         let container = self.registry.find(name)?;
         if !container.info().state.status.is_running() {
@@ -98,7 +93,10 @@ impl Inner {
         }
         self.send_signal(&container.info(), SIGKILL).await?;
         tokio::time::timeout(KILL_MAX, ended).await.map_err(|_| {
-            Error::internal(format!("cannot stop container: {}: tried to kill container, but did not receive an exit event", info.id))
+            Error::internal(format!(
+                "cannot stop container: {}: tried to kill container, but did not receive an exit event",
+                info.id
+            ))
         })
     }
 
@@ -145,17 +143,16 @@ impl Inner {
             return Err(not_running());
         }
         let mut ended = container.subscribe();
-        self.send_signal(&info, number).await.map_err(|error| error.context(format!("Cannot kill container: {name}")))?;
+        self.send_signal(&info, number)
+            .await
+            .map_err(|error| error.context(format!("Cannot kill container: {name}")))?;
         self.emit(&info, "kill", &[("signal", &number.to_string())]);
         if number == SIGKILL {
             if info.state.status == ContainerStatus::Paused {
                 self.thaw(&container).await?;
             }
-            let _ = tokio::time::timeout(
-                KILL_MAX,
-                ended.wait_for(|snapshot| !snapshot.info.state.status.is_running()),
-            )
-            .await;
+            let _ = tokio::time::timeout(KILL_MAX, ended.wait_for(|snapshot| !snapshot.info.state.status.is_running()))
+                .await;
         }
         Ok(())
     }

@@ -42,7 +42,8 @@ impl Inner {
 
     /// Processes in a control group, children of it included.
     pub(crate) fn pids_of(&self, cgroup_path: &str) -> Vec<u32> {
-        let controller = ["pids", "memory", "cpu", "freezer"].iter().find(|name| self.kernel.controllers.contains(**name));
+        let controller =
+            ["pids", "memory", "cpu", "freezer"].iter().find(|name| self.kernel.controllers.contains(**name));
         let dir = self.kernel.cgroup_dir(controller.unwrap_or(&"pids"), cgroup_path);
         let mut pids: Vec<u32> = walkdir::WalkDir::new(dir)
             .into_iter()
@@ -62,9 +63,9 @@ fn columns(ps_args: &str) -> Result<Vec<String>> {
     let own = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
     match words.as_slice() {
         [] | ["-ef" | "-f" | "ef"] => Ok(own(&["uid", "pid", "ppid", "c", "stime", "tty", "time", "cmd"])),
-        ["aux" | "-aux" | "au"] => Ok(own(&[
-            "user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "start", "time", "command",
-        ])),
+        ["aux" | "-aux" | "au"] => {
+            Ok(own(&["user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "start", "time", "command"]))
+        }
         words => {
             let mut columns: Vec<String> = Vec::new();
             let mut rest = words.iter();

@@ -95,11 +95,8 @@ impl Inner {
         if let Ok(info) = self.networks.find(GATEWAY_NETWORK) {
             return Ok(info);
         }
-        let options = [
-            (OPTION_BRIDGE_NAME, GATEWAY_NETWORK),
-            (OPTION_INTER_CONTAINER, "false"),
-            (OPTION_MASQUERADE, "true"),
-        ];
+        let options =
+            [(OPTION_BRIDGE_NAME, GATEWAY_NETWORK), (OPTION_INTER_CONTAINER, "false"), (OPTION_MASQUERADE, "true")];
         let spec = NetworkSpec {
             name: GATEWAY_NETWORK.into(),
             driver: "bridge".into(),
@@ -270,10 +267,7 @@ mod tests {
         make(&mut state, spec("one", vec![config("10.9.0.0/24", None)])).unwrap();
         let mut check = |spec, text: &str| assert_eq!(make(&mut state, spec).unwrap_err().message, text);
         check(spec("one", vec![]), "network with name one already exists");
-        check(
-            spec("two", vec![config("10.9.0.128/25", None)]),
-            "Pool overlaps with other one on this address space",
-        );
+        check(spec("two", vec![config("10.9.0.128/25", None)]), "Pool overlaps with other one on this address space");
         check(spec("two", vec![config("10.8.0.0/24", Some("10.7.0.1"))]), "no matching subnet for gateway 10.7.0.1");
         check(spec("bridge", vec![]), "operation is not permitted on predefined bridge network ");
         check(NetworkSpec { driver: "weird".into(), ..spec("x1", vec![]) }, "plugin \"weird\" not found");

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use skep_model::container::{ContainerInfo, EndpointConfig, EndpointInfo};
 use skep_model::id::EndpointId;
 use skep_model::netstate::{AttachRequest, DesiredEndpoint, DesiredPort, ResolverConfig};
-use skep_model::network::{NetworkContainer, NetworkInfo, NetworkScope, PortBinding, PortKey, Protocol, mac_of, mac_text};
+use skep_model::network::{
+    NetworkContainer, NetworkInfo, NetworkScope, PortBinding, PortKey, Protocol, mac_of, mac_text,
+};
 use skep_model::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -92,7 +94,12 @@ fn has_legs(mode: &str) -> bool {
 
 impl State {
     /// Reserves addresses for one leg.
-    pub(crate) fn reserve_leg(&mut self, info: &ContainerInfo, name: &str, wish: &EndpointInfo) -> Result<EndpointInfo> {
+    pub(crate) fn reserve_leg(
+        &mut self,
+        info: &ContainerInfo,
+        name: &str,
+        wish: &EndpointInfo,
+    ) -> Result<EndpointInfo> {
         let network = self.find(&wish.network_id.0).or_else(|_| self.find(name))?;
         let mut leg = EndpointInfo {
             network_id: network.id.clone(),
@@ -114,11 +121,15 @@ impl State {
                 Some(address) if pool.claim(address) => address,
                 Some(_) => return Err(Error::forbidden("Address already in use")),
                 None => pool.allocate().ok_or_else(|| {
-                    Error::internal(format!("no available IPv4 addresses on this network's address pools: {} ({})", network.spec.name, network.id))
+                    Error::internal(format!(
+                        "no available IPv4 addresses on this network's address pools: {} ({})",
+                        network.spec.name, network.id
+                    ))
                 })?,
             };
             if is_v4 {
-                (leg.ip_address, leg.ip_prefix_len, leg.gateway) = (Some(address), pool.net().prefix_len(), config.gateway);
+                (leg.ip_address, leg.ip_prefix_len, leg.gateway) =
+                    (Some(address), pool.net().prefix_len(), config.gateway);
             } else {
                 (leg.ipv6_address, leg.ipv6_prefix_len, leg.ipv6_gateway) =
                     (Some(address), pool.net().prefix_len(), config.gateway);
@@ -218,7 +229,8 @@ impl Inner {
                 let leg = state.reserve_leg(info, name, wish)?;
                 plan.endpoints.insert(name.clone(), leg);
             }
-            let endpoint = main_leg(info, &plan.endpoints).map(|(_, leg)| leg.endpoint_id.0.clone()).unwrap_or_default();
+            let endpoint =
+                main_leg(info, &plan.endpoints).map(|(_, leg)| leg.endpoint_id.0.clone()).unwrap_or_default();
             plan.ports = state.ports.reserve(info, &is_free).map_err(|taken| {
                 Error::internal(format!(
                     "driver failed programming external connectivity on endpoint {} ({endpoint}): {}",
@@ -257,7 +269,8 @@ impl Inner {
                 let (name, alias) = link.split_once(':').unwrap_or((link, link));
                 let Ok(other) = self.registry.find(name) else { continue };
                 let other = other.info();
-                let address = other.endpoints.values().find(|l| l.network_id == leg.network_id).and_then(|l| l.ip_address);
+                let address =
+                    other.endpoints.values().find(|l| l.network_id == leg.network_id).and_then(|l| l.ip_address);
                 if let Some(address) = address {
                     extra.push((format!("{} {} {}", alias, other.config.hostname, other.name), address.to_string()));
                 }
@@ -351,8 +364,7 @@ impl Inner {
 
     /// After the end of a process. An address is given back only once it is detached.
     pub(crate) async fn release_network(self: &Arc<Self>, info: &ContainerInfo) {
-        let attached: Vec<&EndpointInfo> =
-            info.endpoints.values().filter(|leg| !leg.endpoint_id.is_empty()).collect();
+        let attached: Vec<&EndpointInfo> = info.endpoints.values().filter(|leg| !leg.endpoint_id.is_empty()).collect();
         if attached.is_empty() {
             return;
         }
@@ -394,10 +406,7 @@ fn leg_order<'a>(info: &ContainerInfo, legs: &'a BTreeMap<String, EndpointInfo>)
 
 /// The leg with the default route and the published ports: the gateway bridge, else the
 /// first leg that has a way out.
-fn main_leg<'a>(
-    info: &ContainerInfo,
-    legs: &'a BTreeMap<String, EndpointInfo>,
-) -> Option<(&'a str, &'a EndpointInfo)> {
+fn main_leg<'a>(info: &ContainerInfo, legs: &'a BTreeMap<String, EndpointInfo>) -> Option<(&'a str, &'a EndpointInfo)> {
     if let Some((name, leg)) = legs.get_key_value(GATEWAY_NETWORK) {
         return Some((name, leg));
     }
@@ -415,7 +424,8 @@ fn desired_endpoint(
     is_main: bool,
 ) -> DesiredEndpoint {
     let net = |address: Option<IpAddr>, prefix: u8| address.and_then(|address| IpNet::new(address, prefix).ok());
-    let addresses = net(leg.ip_address, leg.ip_prefix_len).into_iter().chain(net(leg.ipv6_address, leg.ipv6_prefix_len));
+    let addresses =
+        net(leg.ip_address, leg.ip_prefix_len).into_iter().chain(net(leg.ipv6_address, leg.ipv6_prefix_len));
     let port = |key: &PortKey, binding: &PortBinding| DesiredPort {
         host_ip: binding.host_ip,
         host_port: binding.host_port,
@@ -430,9 +440,8 @@ fn desired_endpoint(
         netns: netns.to_owned(),
         interface,
         addresses: addresses.collect(),
-        mac: parse_mac(&leg.mac_address).unwrap_or_else(|| {
-            leg.ip_address.or(leg.ipv6_address).map(mac_of).unwrap_or_default()
-        }),
+        mac: parse_mac(&leg.mac_address)
+            .unwrap_or_else(|| leg.ip_address.or(leg.ipv6_address).map(mac_of).unwrap_or_default()),
         default_route: is_main,
         dns_names: leg.dns_names.clone(),
         ports: if is_main { ports.collect() } else { Vec::new() },

@@ -30,10 +30,7 @@ impl Inner {
             return Err(Error::invalid("container cannot be connected to host network or disconnected from it"));
         }
         if info.endpoints.contains_key(&name) {
-            return Err(Error::forbidden(format!(
-                "endpoint with name {} already exists in network {name}",
-                info.name
-            )));
+            return Err(Error::forbidden(format!("endpoint with name {} already exists in network {name}", info.name)));
         }
         check_address(&network, &config)?;
         let wish = EndpointInfo { network_id: network.id.clone(), config, ..EndpointInfo::default() };

@@ -54,8 +54,9 @@ impl Networks {
     pub(crate) fn open(config: &EngineConfig) -> Result<Self> {
         let path = config.data_root.join("network/networks.json");
         let records: Vec<NetworkInfo> = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| Error::internal(format!("{}: {e}", path.display())))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error.into()),
         };

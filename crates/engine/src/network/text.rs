@@ -17,8 +17,7 @@ pub(crate) fn hosts(extra: &[(String, String)], own: &[IpAddr], hostname: &str, 
     for (name, address) in extra {
         text.push_str(&format!("{address}\t{name}\n"));
     }
-    let names =
-        if domainname.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domainname} {hostname}") };
+    let names = if domainname.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domainname} {hostname}") };
     for address in own {
         text.push_str(&format!("{address}\t{names}\n"));
     }
@@ -131,7 +130,8 @@ mod tests {
 
     #[test]
     fn hosts_has_own_addresses_last() {
-        let host = HostConfig { extra_hosts: vec!["db:10.1.1.1".into(), "up:host-gateway".into()], ..Default::default() };
+        let host =
+            HostConfig { extra_hosts: vec!["db:10.1.1.1".into(), "up:host-gateway".into()], ..Default::default() };
         let extra = extra_hosts(&host, "172.17.0.1".parse().ok());
         let text = hosts(&extra, &["172.17.0.2".parse().unwrap()], "abc", "");
         assert!(text.ends_with("10.1.1.1\tdb\n172.17.0.1\tup\n172.17.0.2\tabc\n"));

@@ -92,10 +92,7 @@ pub(crate) fn kill(pid: u32) {
 }
 
 /// Lets the runtime wait for events of a descriptor it comes to own.
-pub(crate) fn watch(
-    fd: OwnedFd,
-    interest: tokio::io::Interest,
-) -> std::io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+pub(crate) fn watch(fd: OwnedFd, interest: tokio::io::Interest) -> std::io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open file until it is dropped, and it is
     // dropped only after it was taken off the runtime's list.
     let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, interest) };

@@ -63,7 +63,9 @@ impl Volumes {
         now: Timestamp,
     ) -> Result<(VolumeInfo, bool)> {
         if !matches!(driver, "" | "local") {
-            return Err(Error::not_found(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found")));
+            return Err(Error::not_found(format!(
+                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+            )));
         }
         crate::container::mounts::check_volume_name(name)?;
         check_options(&options)?;

@@ -125,8 +125,7 @@ impl Machine {
     ) -> (tokio::task::JoinHandle<String>, tokio::task::JoinHandle<String>) {
         let mut handles = Vec::new();
         for stdout in [true, false] {
-            let options =
-                AttachOptions { stdout, stderr: !stdout, stream: true, ..AttachOptions::default() };
+            let options = AttachOptions { stdout, stderr: !stdout, stream: true, ..AttachOptions::default() };
             let mut attached = self.engine.attach(&id.0, options).await.unwrap();
             handles.push(tokio::spawn(async move {
                 let mut text = Vec::new();
@@ -223,7 +222,11 @@ impl Drop for Machine {
 
 pub fn config(root: &Path) -> EngineConfig {
     let examples = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/shim");
-    assert!(examples.exists(), "{} is not built: run `cargo build -p skep-engine --examples`, which a plain `cargo test` does by itself", examples.display());
+    assert!(
+        examples.exists(),
+        "{} is not built: run `cargo build -p skep-engine --examples`, which a plain `cargo test` does by itself",
+        examples.display()
+    );
     EngineConfig {
         data_root: root.join("data"),
         exec_root: root.join("run"),

@@ -33,7 +33,8 @@ pub(crate) fn oci(host: &HostConfig) -> Result<(Vec<Value>, Vec<Value>)> {
     rules.extend(ALLOWED.iter().map(|(kind, major, minor, access)| rule(kind, *major, *minor, access)));
     let mut nodes = Vec::new();
     for mapping in &host.devices {
-        let inside = if mapping.path_in_container.is_empty() { &mapping.path_on_host } else { &mapping.path_in_container };
+        let inside =
+            if mapping.path_in_container.is_empty() { &mapping.path_on_host } else { &mapping.path_in_container };
         let access = if mapping.cgroup_permissions.is_empty() { "rwm" } else { &mapping.cgroup_permissions };
         if !access.chars().all(|c| matches!(c, 'r' | 'w' | 'm')) {
             return Err(Error::invalid(format!("invalid device mode: {access}")));
@@ -121,7 +122,10 @@ mod tests {
 
     #[test]
     fn rules_parse_or_are_refused() {
-        assert_eq!(parse_rule("c 1:3 rw").unwrap(), json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"}));
+        assert_eq!(
+            parse_rule("c 1:3 rw").unwrap(),
+            json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"})
+        );
         assert_eq!(parse_rule("b *:* m").unwrap(), json!({"allow": true, "type": "b", "access": "m"}));
         for bad in ["", "c 1 rwm", "x 1:2 r", "c 1:2 q", "c 1:2 r r", "c a:b r"] {
             assert!(parse_rule(bad).is_err(), "{bad}");
