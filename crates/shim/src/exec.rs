@@ -184,11 +184,8 @@ fn connect_streams(plan: &Plan<'_>) -> Result<(), LaunchError> {
             }
         }
         Streams::Terminal(socket) => {
-            let master = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open("/dev/pts/ptmx")
-                .map_err(runtime("open terminal"))?;
+            let master =
+                OpenOptions::new().read(true).write(true).open("/dev/pts/ptmx").map_err(runtime("open terminal"))?;
             if plan.console_size != (0, 0) {
                 let _ = sys::set_window_size(master.as_raw_fd(), plan.console_size.0, plan.console_size.1);
             }

@@ -35,7 +35,8 @@ pub(crate) fn create(config: &ShimConfig, run_dir: &Path, spec: &Spec) -> Result
     // Left over from a shim that was killed between create and exit.
     let state_dir = config.runtime_root.join(&config.container_id);
     let _ = std::fs::remove_dir_all(&state_dir);
-    let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| LaunchError::runtime(format!("pipe: {e}")))?;
+    let (status_read, status_write) =
+        pipe2(OFlag::O_CLOEXEC).map_err(|e| LaunchError::runtime(format!("pipe: {e}")))?;
     let executor = ContainerProcess { status: status_write.as_raw_fd(), init: config.init };
     let builder = ContainerBuilder::new(config.container_id.clone(), SyscallType::default())
         .with_executor(executor)

@@ -49,8 +49,8 @@ pub(crate) struct LogFile {
 impl LogFile {
     /// Opens for appending; a restarted container goes on in its old log.
     pub(crate) fn open(config: &ShimLog) -> Result<Self, ShimError> {
-        let file = open_for_append(&config.path)
-            .map_err(|source| ShimError::File { path: config.path.clone(), source })?;
+        let file =
+            open_for_append(&config.path).map_err(|source| ShimError::File { path: config.path.clone(), source })?;
         let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
         Ok(Self {
             file,
@@ -70,7 +70,7 @@ impl LogFile {
         while !bytes.is_empty() {
             let room = LINE_LENGTH_MAX - partial.len();
             let newline = bytes.iter().take(room).position(|&byte| byte == b'\n');
-            let taken = newline.map_or(room.min(bytes.len()), |index| index + 1);
+            let taken = newline.map_or_else(|| room.min(bytes.len()), |index| index + 1);
             partial.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
             if newline.is_some() || partial.len() >= LINE_LENGTH_MAX {

@@ -208,9 +208,8 @@ impl Server {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(ShimError::System { step: "poll", source: errno.into() }),
         }
-        let events = |index: Option<usize>| {
-            index.and_then(|index| polled[index].revents()).unwrap_or_else(PollFlags::empty)
-        };
+        let events =
+            |index: Option<usize>| index.and_then(|index| polled[index].revents()).unwrap_or_else(PollFlags::empty);
         let any = |index| !events(index).is_empty();
         let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
         Ok(Ready {
@@ -244,9 +243,7 @@ impl Server {
         };
         match stall.into_iter().chain(drain).min() {
             // A millisecond more, so that the deadline has passed when it fires.
-            Some(wait) => {
-                PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            }
+            Some(wait) => PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         }
     }
@@ -415,8 +412,8 @@ impl Server {
     fn drop_finished_clients(&mut self) {
         let finishing = self.record.is_some();
         self.clients.retain(|client| {
-            let stalled = (client.is_full() || (finishing && client.has_output()))
-                && client.last_progress.elapsed() >= STALL_MAX;
+            let stalled =
+                (client.is_full() || (finishing && client.has_output())) && client.last_progress.elapsed() >= STALL_MAX;
             !client.is_done() && !stalled
         });
     }

@@ -51,8 +51,8 @@ impl ChildEnds {
     pub(crate) fn give_to(&self, uid: u32) {
         for fd in [&self.stdin, &self.stdout, &self.stderr] {
             // /dev/null stays root's: it is writable by all, and not ours alone.
-            let is_pipe = nix::sys::stat::fstat(fd.as_fd())
-                .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO);
+            let is_pipe =
+                nix::sys::stat::fstat(fd.as_fd()).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO);
             if is_pipe {
                 let _ = nix::unistd::fchown(fd.as_fd(), Some(uid.into()), None);
             }
@@ -64,11 +64,8 @@ impl ShimEnds {
     /// Both directions of a terminal.
     pub(crate) fn terminal(master: OwnedFd, open_stdin: bool) -> Result<Self, ShimError> {
         set_nonblocking(&master)?;
-        let stdin = if open_stdin {
-            Some(master.try_clone().map_err(ShimError::at("duplicate terminal"))?)
-        } else {
-            None
-        };
+        let stdin =
+            if open_stdin { Some(master.try_clone().map_err(ShimError::at("duplicate terminal"))?) } else { None };
         Ok(Self { stdin, stdout: Some(master), stderr: None })
     }
 }

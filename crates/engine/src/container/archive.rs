@@ -310,7 +310,7 @@ fn extract(archive: impl Read, tree: &Tree, target: &OwnedFd, refuse_replacing_d
         }
         let relative: PathBuf = parts.iter().filter(|part| matches!(part, Component::Normal(_))).collect();
         let Some(name) = relative.file_name() else { continue };
-        let parent = base.make_directories(relative.parent().unwrap_or(Path::new("")))?;
+        let parent = base.make_directories(relative.parent().unwrap_or_else(|| Path::new("")))?;
         put(&mut entry, parent.as_fd(), Path::new(name), refuse_replacing_directories)
             .map_err(|error| error.context(path.display()))?;
     }

@@ -88,8 +88,8 @@ fn search_of(host_file: &str, wishes: &Wishes) -> Vec<String> {
 }
 
 fn words(host_file: &str, key: &str) -> Vec<String> {
-    let lines = host_file.lines().filter_map(|line| line.trim().strip_prefix(key));
-    lines.last().map(|rest| rest.split_ascii_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+    let mut lines = host_file.lines().filter_map(|line| line.trim().strip_prefix(key));
+    lines.next_back().map(|rest| rest.split_ascii_whitespace().map(str::to_owned).collect()).unwrap_or_default()
 }
 
 fn render(servers: &[String], search: &[String], options: &[String]) -> String {

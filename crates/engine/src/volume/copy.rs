@@ -13,7 +13,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     let root = from.join(".");
     for entry in walkdir::WalkDir::new(&root).contents_first(false) {
         let entry = entry?;
-        let relative = entry.path().strip_prefix(&root).unwrap_or(Path::new(""));
+        let relative = entry.path().strip_prefix(&root).unwrap_or_else(|_| Path::new(""));
         let target = if relative.as_os_str().is_empty() { to.to_owned() } else { to.join(relative) };
         let metadata = if entry.depth() == 0 { fs::metadata(&root)? } else { entry.path().symlink_metadata()? };
         copy_entry(entry.path(), &target, &metadata, entry.depth() == 0)?;
