@@ -1,14 +1,14 @@
 //! Files in and out of containers, differences, exports, counters, commits.
 #![allow(clippy::unwrap_used)]
 
-mod support;
+mod machine;
 
 use skep_engine::container::{Change, ChangeKind};
 use skep_engine::image::NewImage;
 use skep_model::{ErrorKind, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use support::{Machine, shell, spec, until};
+use machine::{Machine, shell, spec, until};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 async fn unpack(mut stream: impl AsyncRead + Unpin) -> BTreeMap<String, String> {
@@ -166,7 +166,7 @@ async fn measure() {
     }
     times.sort();
     eprintln!("exec true: median {:?} worst {:?}", times[10], times[19]);
-    for pid in support::processes_with(&id.0[..16]) {
+    for pid in machine::processes_with(&id.0[..16]) {
         let memory = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
         let lines: Vec<&str> =
             memory.lines().filter(|l| ["Rss", "Pss:", "Pss_Anon", "Private_Dirty"].iter().any(|k| l.starts_with(k))).collect();

@@ -1,7 +1,7 @@
 //! Signals, execs, restarts, pauses, health, volumes, and an engine that dies in between.
 #![allow(clippy::unwrap_used)]
 
-mod support;
+mod machine;
 
 use skep_engine::container::{AttachOptions, LogOptions, RemoveOptions, WaitCondition};
 use skep_model::container::{
@@ -9,7 +9,7 @@ use skep_model::container::{
 };
 use skep_model::{Error, ErrorKind};
 use std::time::{Duration, Instant};
-use support::{Machine, PATIENCE, processes_with, shell, spec, until};
+use machine::{Machine, PATIENCE, processes_with, shell, spec, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_runs_inside_with_the_containers_rights() {

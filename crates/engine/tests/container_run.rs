@@ -1,12 +1,12 @@
 //! From create to exit: output, exit codes, users, limits, and what is refused.
 #![allow(clippy::unwrap_used)]
 
-mod support;
+mod machine;
 
 use skep_engine::container::{AttachOptions, WaitCondition};
 use skep_model::ErrorKind;
 use skep_model::container::{ContainerStatus, Resources};
-use support::{Machine, PATIENCE, shell, spec};
+use machine::{Machine, PATIENCE, shell, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_log_and_exit_code_are_kept() {
