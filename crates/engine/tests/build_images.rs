@@ -1,4 +1,5 @@
 //! Whole builds on a real data root, as root. Those that run containers are in `build_run.rs`.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod build_lab;
 

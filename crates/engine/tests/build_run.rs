@@ -1,4 +1,5 @@
 //! Builds that run containers, with a shell borrowed from this machine.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod build_lab;
 
@@ -113,4 +114,63 @@ async fn a_build_killed_with_its_daemon_leaves_no_container() {
     lab.engine.create(ContainerSpec { config, host, ..Default::default() }).await.unwrap();
     assert_eq!(lab.engine.list().len(), 1);
     lab.restart().await.assert_clean();
+}
+
+#[tokio::test]
+async fn the_example_answers_and_ends_at_a_signal() {
+    let lab = Lab::with_shim().await;
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/whoami");
+    let program = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    let flags = ["--edition=2024", "-Copt-level=s", "-Ctarget-feature=+crt-static", "-Cpanic=abort", "-Cstrip=symbols"];
+    let mut compiler = Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into()));
+    compiler.args(flags).arg("-o").arg(&program).arg(format!("{example}/whoami.rs"));
+    assert!(compiler.status().unwrap().success());
+    let file = |name: &str| std::fs::read(format!("{example}/{name}")).unwrap();
+    let files = [
+        ("Dockerfile", file("Dockerfile")),
+        (".dockerignore", file(".dockerignore")),
+        ("whoami", std::fs::read(&program).unwrap()),
+    ];
+    lab.build_tar(context(&files), options("whoami")).await.unwrap();
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = ContainerConfig {
+        image: "whoami".into(),
+        env: vec![format!("WHOAMI_PORT={port}"), "WHOAMI_NAME=example".into()],
+        ..Default::default()
+    };
+    let host = HostConfig { network_mode: "host".into(), ..HostConfig::default() };
+    let (id, _) = lab.engine.create(ContainerSpec { config, host, ..Default::default() }).await.unwrap();
+    let ended = lab.engine.wait(id.as_str(), skep_engine::container::WaitCondition::NextExit).unwrap();
+    lab.engine.start(id.as_str()).await.unwrap();
+    let answer = get(port, "/some/path").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    for part in
+        ["\nName: example\nHostname: ", "\nIP: 127.0.0.1\n", "\nRemoteAddr: 127.0.0.1:", "\nGET /some/path HTTP/1.1\n"]
+    {
+        assert!(answer.replace("\r\n", "\n").contains(part), "{part} in {answer}");
+    }
+    assert!(get(port, "/bench").await.ends_with("\r\n\r\n1"));
+    lab.engine.stop(id.as_str(), Some(10), None).await.unwrap();
+    assert_eq!(ended.await.exit_code, 0);
+    lab.engine.remove(id.as_str(), Default::default()).await.unwrap();
+    lab.assert_clean();
+}
+
+/// One request; waits until the server listens.
+async fn get(port: u16, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut stream = loop {
+        match tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+            Ok(stream) => break stream,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

@@ -1,5 +1,5 @@
 //! What the build tests share: an engine on a data root of its own, and contexts as tars.
-#![allow(dead_code)] // Not every test program uses all of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Not every test program uses all of it.
 
 use async_trait::async_trait;
 use skep_engine::build::{BuildOptions, build};
