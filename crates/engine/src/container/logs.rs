@@ -143,7 +143,8 @@ fn tail_offset(file: &mut File, count: u64, options: LogOptions) -> std::io::Res
         let mut block = vec![0; usize::try_from(end - start).unwrap_or(0)];
         file.read_exact(&mut block)?;
         block.append(&mut carried);
-        let first = if start == 0 { 0 } else { block.iter().position(|&b| b == b'\n').map_or_else(|| block.len(), |i| i + 1) };
+        let first =
+            if start == 0 { 0 } else { block.iter().position(|&b| b == b'\n').map_or_else(|| block.len(), |i| i + 1) };
         let mut line_end = block.len();
         while line_end > first {
             let before = &block[first..line_end - 1];

@@ -73,6 +73,16 @@ impl Inner {
             info.state.health = health;
         });
         record::save(&self.container_dir(&info.id), &info, false)?;
+        for point in info.mounts.iter().filter(|point| !point.name.is_empty()) {
+            let access = if point.rw { "true" } else { "false" };
+            let attributes = [
+                ("container", info.id.0.as_str()),
+                ("destination", point.destination.as_str()),
+                ("driver", "local"),
+                ("read/write", access),
+            ];
+            self.emit_object("volume", "mount", &point.name, &attributes);
+        }
         self.emit(&info, "start", &[]);
         self.watch_process(container.clone(), started);
         self.watch_health(container, &owned.run_ended);
