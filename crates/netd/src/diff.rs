@@ -151,7 +151,10 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
         ops.push(Op::SetSysctl { place: place.clone(), key: key.clone(), value: value.clone(), optional: false });
     }
     for (key, value) in &want.optional_sysctls {
-        if have.sysctls.get(key).map_or(is_new, |present| present != value) {
+        // `net/ipv6/conf/LINK/KEY` comes with its link.
+        let link_is_new = key.split('/').nth(3).is_some_and(|link| !have.links.contains_key(link));
+        let may_come = is_new || link_is_new;
+        if have.sysctls.get(key).map_or(may_come, |present| present != value) {
             ops.push(Op::SetSysctl { place: place.clone(), key: key.clone(), value: value.clone(), optional: true });
         }
     }

@@ -87,7 +87,14 @@ fn add_bridge(network: &DesiredNetwork, bridge: &str, wanted: &mut Wanted) {
         host.addresses.insert((bridge.to_owned(), address));
         match Family::of(address.addr()) {
             Family::V4 => host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into()),
-            Family::V6 => host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into()),
+            Family::V6 => {
+                // Until the kernel has checked its link-local address for duplicates, a
+                // second or two, it could not ask for containers' addresses.
+                for key in ["accept_dad", "dad_transmits"] {
+                    host.optional_sysctls.insert(format!("net/ipv6/conf/{bridge}/{key}"), "0".into());
+                }
+                host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into())
+            }
         };
     }
     host.sysctls.insert(format!("net/ipv4/conf/{bridge}/route_localnet"), "1".into());

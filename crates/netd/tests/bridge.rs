@@ -6,7 +6,9 @@ mod common;
 
 use common::{HOST, Lab, Namespace, OUTSIDE, attach, bridge_network, endpoint, network_id, port};
 use skep_model::ErrorKind;
+use skep_model::netstate::Subnet;
 use skep_model::network::Protocol;
+use std::io::Write;
 use std::net::TcpListener;
 use std::time::Instant;
 
@@ -89,6 +91,39 @@ async fn check_isolation(lab: &Lab) {
     assert!(containers[3].get(OUTSIDE, 80).is_err(), "internal");
     lab.outside.run(&format!("ip route add 172.30.1.0/24 via {HOST}"));
     assert!(lab.outside.get("172.30.1.2", 80).is_err(), "only published ports are reachable");
+}
+
+#[tokio::test]
+async fn a_dual_stack_network_publishes_and_leaves_by_both() {
+    const HOST6: &str = "fd99::1";
+    const OUTSIDE6: &str = "fd99::254";
+    let lab = Lab::new();
+    lab.outside.run(&format!("ip addr add {OUTSIDE6}/64 dev p1 nodad"));
+    lab.host.run(&format!("ip addr add {HOST6}/64 dev eth0 nodad"));
+    let web = Namespace::new();
+    let mut network = bridge_network(1);
+    network.subnets.push(Subnet { net: "fd30::/64".parse().unwrap(), gateway: Some("fd30::1".parse().unwrap()) });
+    lab.client.put_network(network).await.unwrap();
+    let mut leg = endpoint(1, 2, &web.path());
+    leg.addresses.push("fd30::2/64".parse().unwrap());
+    leg.ports = vec![port(None, 8080, 80, Protocol::Tcp)];
+    lab.client.attach(attach(vec![leg])).await.unwrap();
+    lab.assert_converged().await;
+    let listener = web.enter(|| TcpListener::bind("[::]:80").unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, client)) = listener.accept() {
+            let _ = write!(stream, "six {}", client.ip());
+        }
+    });
+    assert_eq!(lab.outside.get(HOST6, 8080).unwrap(), format!("six {OUTSIDE6}"));
+    assert_eq!(lab.host.get(HOST6, 8080).unwrap(), format!("six {HOST6}"));
+    assert_eq!(web.get(HOST6, 8080).unwrap(), "six fd30::1");
+    assert_eq!(lab.outside.get(HOST, 8080).unwrap(), format!("six ::ffff:{OUTSIDE}"));
+
+    let listener = lab.outside.enter(|| TcpListener::bind((OUTSIDE6, 9000)).unwrap());
+    let _client = web.enter(|| std::net::TcpStream::connect((OUTSIDE6, 9000)).unwrap());
+    assert_eq!(listener.accept().unwrap().1.ip().to_string(), HOST6, "outgoing traffic is masqueraded");
+    assert!(lab.host.enter(|| TcpListener::bind((HOST6, 8080))).is_err(), "the port is held in both families");
 }
 
 #[tokio::test]

@@ -58,3 +58,15 @@ pub fn kernel_has_ipvs() -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demanded_balancer_that_cannot_be_had_is_a_clear_error() {
+        assert_eq!(choose(BalancerChoice::Auto).map(|balancer| balancer.name()).ok(), Some("nftables"));
+        let error = choose(BalancerChoice::Ipvs).err().unwrap();
+        assert!(error.message.contains("use --balancer nftables"), "{}", error.message);
+    }
+}
