@@ -307,6 +307,9 @@ impl World {
     fn planned(&mut self, snapshot: &Store, dirty: &BTreeSet<Key>, now: Timestamp) -> plan::Plan {
         let hasty = (self.sabotage == Some(Sabotage::UpdateAll)).then(|| hasty(snapshot, now));
         let mut plan = plan::plan(hasty.as_ref().unwrap_or(snapshot), dirty, now, &mut self.ids);
+        if hasty.is_some() {
+            plan.writes.iter_mut().for_each(|write| unhurried(write, snapshot));
+        }
         if let Some(sabotage) = self.sabotage {
             plan.writes = sabotage.spoil(plan.writes, snapshot, &mut self.ids);
         }
@@ -359,6 +362,20 @@ fn hasty(snapshot: &Store, now: Timestamp) -> Store {
     let command = Command { id: String::new(), at: now, writes: writes.collect(), independent: true };
     let applied = store.apply(store.index() + 1, &command);
     if applied.is_ok() { store } else { snapshot.clone() }
+}
+
+/// Makes a write planned from the hasty state one of the real state.
+fn unhurried(write: &mut Write, snapshot: &Store) {
+    if let Write::Put { object: skep_cluster::Object::Service(service), expected } = write
+        && let Some(real) = snapshot.service(service.id.as_str())
+    {
+        service.spec.update = real.spec.update.clone();
+        *expected = real.meta.version;
+    } else if let Write::Remove { key, expected } = write
+        && let Some(real) = snapshot.service(&key.id)
+    {
+        *expected = real.meta.version;
+    }
 }
 
 fn origin_name(origin: &Origin) -> &'static str {

@@ -86,6 +86,9 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
         reap::service(draft, id);
     }
     scope.balancers.append(&mut draft.touched_nodes);
+    if allocate::any_is_nearly_full(&draft.store) {
+        scope.balancers.extend(draft.store.nodes().map(|node| node.id.0.clone()));
+    }
     allocate::nodes(draft, &scope.balancers);
     reap::networks(draft);
 }

@@ -23,6 +23,19 @@ pub(crate) fn first_host(subnet: &Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
 }
 
+/// With so few addresses left somebody may be waiting for one.
+const FEW_ADDRESSES: u64 = 8;
+
+/// Whether some network is so full that nodes may wait for an address on it.
+pub(crate) fn any_is_nearly_full(store: &Store) -> bool {
+    store.networks().filter(|network| is_overlay(network)).any(|network| {
+        let hosts: u64 =
+            network.spec.ipam.iter().filter_map(host_range).map(|(_, low, high)| u64::from(high - low) + 1).sum();
+        let used = store.addresses(network.id.as_str()).map_or(0, |used| used.len() as u64);
+        hosts > 0 && hosts <= used + FEW_ADDRESSES
+    })
+}
+
 /// The next free address after the last one given out, with its subnet's prefix length.
 ///
 /// # Errors

@@ -12,10 +12,6 @@ use skep_model::service::ServiceEndpoint;
 use skep_model::task::{Task, TaskAttachment, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A node without its address asks again, in case one was freed unnoticed.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// NEW becomes PENDING once a task has all its addresses.
 pub(crate) fn tasks(draft: &mut Draft<'_>) {
@@ -99,7 +95,6 @@ pub(crate) fn nodes(draft: &mut Draft<'_>, ids: &BTreeSet<String>) {
                 }
                 Err(reason) => {
                     draft.waiting(|| format!("node {id}: {reason}"));
-                    draft.wake(draft.now.plus(RETRY_AFTER));
                 }
             }
         }
