@@ -15,6 +15,7 @@ mod edit;
 mod ids;
 mod leader;
 mod manager;
+mod managers;
 mod raft;
 mod server;
 mod store_handle;

@@ -6,9 +6,9 @@ use crate::config::{ManagerConfig, SwarmInit};
 use crate::control::{Control, fresh_token};
 use crate::dispatch;
 use crate::ids::RandomIds;
-use crate::leader;
-use crate::raft::{Replicator, now};
+use crate::raft::{Member, Replicator, now, write_atomic};
 use crate::server::{self, Services};
+use crate::{leader, managers};
 use skep_cluster::edit::{Bootstrap, bootstrap};
 use skep_cluster::ids::IdSource;
 use skep_identity::{CertStore, CertificateAuthority, CertificateRequest, Identity, NodeSubject, StoredIdentity};
@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Raft member id of the first manager. Later ones get random ids.
 const FIRST_RAFT_ID: u64 = 1;
+/// In the Raft folder once this node is a member.
+const JOINED_FILE: &str = "joined";
 /// Loops get this long to end at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -66,6 +68,7 @@ impl Manager {
         let facts = founded.facts(init, &advertise_addr);
         let writes = bootstrap(facts, now(), &mut RandomIds);
         replicator.propose(writes, false).await.map_err(Error::from)?;
+        mark_joined(&config)?;
         // Last: a node with an identity has a swarm.
         certificates.save(&founded.stored)?;
         Ok(Self::start(replicator, identity, listener, address, advertise_addr))
@@ -76,8 +79,8 @@ impl Manager {
     /// # Errors
     /// When there is none, its files are damaged, or the port cannot be used.
     pub async fn open(config: ManagerConfig, identity: Identity) -> Result<Self> {
-        if !config.raft_dir().join("data.key").exists() {
-            return Err(Error::not_implemented("joining as a manager is not supported yet"));
+        if !Self::exists(&config) {
+            return Err(Error::internal(format!("there is no manager state in {}", config.state_dir.display())));
         }
         let (listener, address, advertise_addr) = listen(&config).await?;
         let replicator = Replicator::open(&config.raft_dir(), FIRST_RAFT_ID, identity.clone()).await?;
@@ -85,13 +88,33 @@ impl Manager {
         Ok(Self::start(replicator, identity, listener, address, advertise_addr))
     }
 
-    /// Joins the swarm that `token` is for, as one more manager.
+    /// Whether a manager ran in `state_dir` before, so that it is to be opened, not joined.
+    pub fn exists(config: &ManagerConfig) -> bool {
+        config.raft_dir().join(JOINED_FILE).exists()
+    }
+
+    /// Makes this node, whose certificate says manager, one more manager of its swarm, through
+    /// the manager at `remote` (`host:port`). What an interrupted try left is used again.
     ///
     /// # Errors
-    /// Always: this is not supported yet.
-    pub async fn join(config: ManagerConfig, identity: Identity) -> Result<Self> {
-        let _ = (config, identity);
-        Err(Error::not_implemented("joining as a manager is not supported yet"))
+    /// When the certificate is a worker's, nobody answers, or the others do not take it.
+    pub async fn join(config: ManagerConfig, identity: Identity, remote: &str) -> Result<Self> {
+        if identity.role() != Role::Manager {
+            return Err(Error::forbidden("this node's certificate is not a manager's"));
+        }
+        let (listener, address, advertise_addr) = listen(&config).await?;
+        let new_raft_id = (RandomIds.next() as u64).max(FIRST_RAFT_ID + 1);
+        let replicator = Replicator::open(&config.raft_dir(), new_raft_id, identity.clone()).await?;
+        let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
+        let manager = Self::start(replicator.clone(), identity, listener, address, advertise_addr);
+        let joined = replicator.join(remote, own).await.and_then(|()| mark_joined(&config));
+        match joined {
+            Ok(()) => Ok(manager),
+            Err(error) => {
+                manager.shutdown().await;
+                Err(error)
+            }
+        }
     }
 
     fn start(
@@ -107,11 +130,15 @@ impl Manager {
         let mut loops = JoinSet::new();
         loops.spawn(leader::run(replicator.clone(), stop.clone()));
         loops.spawn(dispatcher_loop.run());
+        let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
+        loops.spawn(managers::run(replicator.clone(), own, stop.clone()));
         let (clock, clock_stop) = (replicator.clone(), stop.clone());
         loops.spawn(async move { clock.tend_clock(&clock_stop).await });
         loops.spawn(server::run(listener, identity.clone(), services, stop.clone()));
         let (failed, failure) = watch::channel(None);
-        let supervisor = tokio::spawn(supervise(loops, replicator.clone(), stop.clone(), failed));
+        let raft = replicator.clone();
+        let raft_failed = async move { raft.failed().await };
+        let supervisor = tokio::spawn(supervise(loops, raft_failed, stop.clone(), failed));
         tracing::info!(node = %identity.node_id(), %address, "manager started");
         Self { replicator, identity, address, advertise_addr, stop, failure, supervisor }
     }
@@ -160,7 +187,7 @@ impl Manager {
 /// Waits for the first loop to end. Before `stop` that is a failure, and ends the others.
 async fn supervise(
     mut loops: JoinSet<Result<()>>,
-    replicator: Replicator,
+    raft_failed: impl Future<Output = Error>,
     stop: CancellationToken,
     failed: watch::Sender<Option<Error>>,
 ) {
@@ -170,7 +197,7 @@ async fn supervise(
             Some(Ok(Err(error))) => error,
             Some(Err(panic)) => Error::internal(format!("a loop of the manager died: {panic}")),
         },
-        error = replicator.failed() => error,
+        error = raft_failed => error,
         () = stop.cancelled() => {
             while loops.join_next().await.is_some() {}
             return;
@@ -277,6 +304,12 @@ fn host_of(address: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
+/// From here on the folder is a member's.
+fn mark_joined(config: &ManagerConfig) -> Result<()> {
+    let path = config.raft_dir().join(JOINED_FILE);
+    write_atomic(&path, b"").map_err(|e| Error::internal(format!("cannot write {}: {e}", path.display())))
+}
+
 fn remove_dir(dir: &Path) -> Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -305,5 +338,76 @@ mod tests {
         check("node1", "0.0.0.0:2377", Some("node1:2377"));
         check("node1:x", "0.0.0.0:2377", None);
         assert_eq!((host_of("[fd00::1]:2377"), host_of("node1:1")), ("fd00::1".into(), "node1".into()));
+    }
+
+    #[tokio::test]
+    async fn a_dead_loop_is_reported_and_ends_the_others() {
+        type Loop = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+        let deaths: [(Loop, &str); 3] = [
+            (Box::pin(async { panic!("a bug") }), "a loop of the manager died"),
+            (Box::pin(async { Err(Error::internal("no disk")) }), "no disk"),
+            (Box::pin(async { Ok(()) }), "a loop of the manager ended"),
+        ];
+        for (death, expect) in deaths {
+            let (failed, failure) = watch::channel(None);
+            let stop = CancellationToken::new();
+            let mut loops = JoinSet::new();
+            let other = stop.clone();
+            loops.spawn(async move {
+                other.cancelled().await;
+                Ok(())
+            });
+            loops.spawn(death);
+            supervise(loops, std::future::pending(), stop, failed).await;
+            let reason: Option<Error> = failure.borrow().clone();
+            assert!(reason.unwrap().message.starts_with(expect), "{expect}");
+        }
+    }
+
+    fn config(dir: &Path) -> ManagerConfig {
+        let listen_addr = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new() }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_new_manager_gets_a_snapshot_when_the_log_is_gone() {
+        use openraft::async_runtime::WatchReceiver;
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let first = Manager::bootstrap(config(dirs[0].path()), SwarmInit::default()).await.unwrap();
+        let big = vec![b'x'; 900_000];
+        for number in 0..4 {
+            let spec =
+                skep_model::secret::ConfigSpec { name: format!("c{number}"), data: big.clone(), ..Default::default() };
+            first.control().create_config(spec).await.unwrap();
+        }
+        let raft = first.replicator.raft();
+        raft.trigger().snapshot().await.unwrap();
+        let snapshotted = raft.wait(Some(Duration::from_secs(20)));
+        let index = first.replicator.store().snapshot().index();
+        snapshotted.metrics(|m| m.snapshot.is_some_and(|id| id.index >= index), "snapshot").await.unwrap();
+        let upto = raft.metrics().borrow_watched().snapshot.unwrap().index;
+        raft.trigger().purge_log(upto).await.unwrap();
+        let purged = raft.wait(Some(Duration::from_secs(20)));
+        purged.metrics(|m| m.purged.is_some_and(|id| id.index >= upto), "purge").await.unwrap();
+
+        // The certificate of the second, made as the CA service would make it.
+        let cluster = first.replicator.store().snapshot().cluster().unwrap().clone();
+        let authority = CertificateAuthority::from_pem(&cluster.root_ca.cert_pem, &cluster.root_ca.key_pem).unwrap();
+        let request = CertificateRequest::create().unwrap();
+        let subject = NodeSubject { node_id: "second".into(), role: Role::Manager, cluster_id: cluster.id.clone() };
+        let chain_pem = authority.sign(request.pem(), &subject, now(), Duration::from_secs(7200)).unwrap();
+        let stored = StoredIdentity {
+            root_pem: cluster.root_ca.cert_pem.clone(),
+            chain_pem,
+            key_pem: request.key_pem().to_owned().into(),
+        };
+        let identity = Identity::new(&stored).unwrap();
+        let second = Manager::join(config(dirs[1].path()), identity, first.advertise_addr()).await.unwrap();
+        let (ours, theirs) = (first.replicator.store(), second.replicator.store());
+        tokio::time::timeout(Duration::from_secs(20), theirs.wait_applied(ours.snapshot().index())).await.unwrap();
+        assert_eq!(second.control().configs().len(), 4);
+        assert_eq!(second.control().configs()[0].spec.data, big);
+        second.shutdown().await;
+        first.shutdown().await;
     }
 }

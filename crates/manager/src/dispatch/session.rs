@@ -7,14 +7,17 @@ use crate::store_handle::Changes;
 use skep_cluster::Store;
 use skep_cluster::command::Kind;
 use skep_model::id::NodeId;
+use skep_model::node::ManagerStatus;
 use skep_proto::codec::encode;
 use skep_proto::dispatcher::{Manager, SessionMessage};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-/// All managers are equally good.
-const MANAGER_WEIGHT: u32 = 10;
+/// Only the leader serves agents; the others are there for when it is gone.
+const LEADER_WEIGHT: u32 = 100;
+const FOLLOWER_WEIGHT: u32 = 10;
+const UNREACHABLE_WEIGHT: u32 = 1;
 
 /// Feeds the stream until the agent goes away or the session ends.
 pub(crate) async fn stream(
@@ -80,13 +83,10 @@ fn matters(change: &Changes, store: &Store, node: &NodeId) -> bool {
 fn message(inner: &Inner, store: &Store, node: &NodeId, session: &Session) -> Option<SessionMessage> {
     let node = store.node(node.as_str())?;
     let cluster = store.cluster()?;
-    let mut managers: Vec<Manager> = store
-        .nodes()
-        .filter_map(|node| node.manager_status.as_ref().map(|status| (&node.id, &status.address)))
-        .map(|(id, address)| Manager { node_id: id.0.clone(), address: address.clone(), weight: MANAGER_WEIGHT })
-        .collect();
+    let mut managers: Vec<Manager> =
+        store.nodes().filter_map(|node| node.manager_status.as_ref().map(|status| manager(&node.id, status))).collect();
     if managers.is_empty() {
-        managers.push(Manager { node_id: String::new(), address: inner.own_address.clone(), weight: MANAGER_WEIGHT });
+        managers.push(Manager { node_id: String::new(), address: inner.own_address.clone(), weight: LEADER_WEIGHT });
     }
     Some(SessionMessage {
         session_id: session.id.clone(),
@@ -95,4 +95,13 @@ fn message(inner: &Inner, store: &Store, node: &NodeId, session: &Session) -> Op
         root_ca_pem: cluster.root_ca.cert_pem.clone(),
         heartbeat_period_ms: u64::try_from(cluster.spec.heartbeat_period.as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+fn manager(node: &NodeId, status: &ManagerStatus) -> Manager {
+    let weight = match (status.leader, status.reachable) {
+        (true, _) => LEADER_WEIGHT,
+        (false, true) => FOLLOWER_WEIGHT,
+        (false, false) => UNREACHABLE_WEIGHT,
+    };
+    Manager { node_id: node.0.clone(), address: status.address.clone(), weight }
 }

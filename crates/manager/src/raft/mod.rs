@@ -3,6 +3,7 @@
 mod flush;
 mod log;
 mod machine;
+mod members;
 mod network;
 mod seal;
 mod service;
@@ -35,15 +36,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use types::{Member, Outcome, Proposal, RaftHandle};
+use types::{Outcome, Proposal, RaftHandle};
 
+pub(crate) use members::Members;
 pub(crate) use network::RAFT_MESSAGE_BYTES_MAX;
+pub(crate) use seal::write_atomic;
 pub(crate) use service::RaftService;
+pub(crate) use types::Member;
 
 /// Election and heartbeat for managers in one data centre: a new leader within a second.
-const HEARTBEAT_INTERVAL_MS: u64 = 100;
-const ELECTION_TIMEOUT_MIN_MS: u64 = 300;
-const ELECTION_TIMEOUT_MAX_MS: u64 = 600;
+const HEARTBEAT_INTERVAL_MS: u64 = 75;
+const ELECTION_TIMEOUT_MIN_MS: u64 = 250;
+const ELECTION_TIMEOUT_MAX_MS: u64 = 450;
 /// Time to send a whole snapshot.
 const SNAPSHOT_TIMEOUT_MS: u64 = 60_000;
 /// Log entries between snapshots, and how many stay for slow followers.
@@ -56,6 +60,8 @@ const APPEND_ENTRIES_MAX: u64 = 300;
 const API_QUEUE_MAX: u64 = 1024;
 /// How long a write waits for a leader.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A write that found no leader looks again after this at the latest.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the parts of a stopped Raft may hold on to the log.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest command in its encoded form.
@@ -100,13 +106,15 @@ pub(crate) struct Replicator {
 }
 
 impl Replicator {
-    /// Opens the folder `dir` (made if missing) and starts Raft as member `raft_id`.
-    pub(crate) async fn open(dir: &Path, raft_id: u64, identity: Identity) -> Result<Self, Error> {
+    /// Opens the folder `dir` (made if missing) and starts Raft, as member `new_raft_id` if the
+    /// folder is new.
+    pub(crate) async fn open(dir: &Path, new_raft_id: u64, identity: Identity) -> Result<Self, Error> {
         let failed = |e: std::io::Error| Error::internal(format!("cannot open the Raft log in {}: {e}", dir.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let seal = Seal::open_or_create(&dir.join("data.key")).map_err(failed)?;
         let log = LogStore::open(&dir.join("log"), seal.clone()).map_err(failed)?;
         let log_closed = log.closed();
+        let raft_id = members::own_raft_id(dir, new_raft_id).map_err(failed)?;
         let (machine, store) = Machine::open(SnapshotFile::new(dir, seal)).map_err(failed)?;
         let network = Network::new(identity);
         let config = Arc::new(config().validate().map_err(|e| Error::internal(e.to_string()))?);
@@ -140,7 +148,7 @@ impl Replicator {
     }
 
     pub(crate) fn service(&self) -> RaftService {
-        RaftService::new(self.raft.clone())
+        RaftService::new(self.raft.clone(), self.network.clone())
     }
 
     /// The leader, if one is known.
@@ -210,10 +218,13 @@ impl Replicator {
                 Some(Outcome::Rejected(rejection)) => return Err(rejection.into()),
                 Some(Outcome::Nothing) => return Ok(Applied::default()),
                 // The command's id makes a second try harmless.
-                None => match tokio::time::timeout_at(deadline, metrics.changed()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(ProposeError::Stopped("has stopped".into())),
-                    Err(_) => return Err(ProposeError::NoLeader),
+                None => tokio::select! {
+                    changed = metrics.changed() => {
+                        changed.map_err(|_| ProposeError::Stopped("has stopped".into()))?;
+                    }
+                    // A leader that is known here may not yet know it itself.
+                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
+                    () = tokio::time::sleep_until(deadline) => return Err(ProposeError::NoLeader),
                 },
             }
         }
@@ -235,13 +246,18 @@ impl Replicator {
         if to.leader_id == Some(self.raft_id()) {
             return None;
         }
-        let mut client = self.network.client(&leader.address).ok()?;
+        let mut client = self.network.shared_client(&leader.address).ok()?;
         let answer = client.propose(message(command.as_ref())).await;
         let answer =
             answer.inspect_err(|status| tracing::debug!(leader = %leader.node_id, %status, "forwarding failed"));
         let proposed: Proposed = skep_proto::codec::decode(&answer.ok()?.into_inner().body).ok()?;
         self.store.wait_applied(proposed.index).await;
         Some(proposed.outcome)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &RaftHandle {
+        &self.raft
     }
 
     /// Resolves with the reason when Raft has stopped by itself.

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use skep_identity::Identity;
 use skep_proto::raft::raft_client::RaftClient;
 use skep_proto::raft::{RaftMessage, SnapshotChunk};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -29,15 +31,23 @@ pub(crate) struct SnapshotHeader {
     pub(crate) meta: SnapshotMeta,
 }
 
+/// A client and the address it is for.
+type Kept = (String, RaftClient<Channel>);
+
 /// Makes connections to members.
 #[derive(Clone)]
 pub(crate) struct Network {
     identity: Identity,
+    /// Connection for what is sent on to the leader, with its address.
+    to_leader: Arc<Mutex<Option<Kept>>>,
+    /// Where members are now. openraft keeps a client for as long as it leads, longer than a
+    /// member may keep its address.
+    addresses: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
 impl Network {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity }
+        Self { identity, to_leader: Arc::default(), addresses: Arc::default() }
     }
 
     /// A client of the member at `address`; connects on first use.
@@ -47,22 +57,55 @@ impl Network {
     }
 }
 
+impl Network {
+    /// A member is at `address` now.
+    pub(crate) fn note_address(&self, member: u64, address: &str) {
+        self.addresses().insert(member, address.to_owned());
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client for what is sent on to the leader, kept while that is at `address`.
+    pub(crate) fn shared_client(&self, address: &str) -> Result<RaftClient<Channel>, skep_identity::IdentityError> {
+        let mut kept = self.to_leader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = kept.as_ref().filter(|(known, _)| known == address) {
+            return Ok(client.clone());
+        }
+        let client = self.client(address)?;
+        *kept = Some((address.to_owned(), client.clone()));
+        Ok(client)
+    }
+}
+
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = MemberClient;
 
-    async fn new_client(&mut self, _target: u64, node: &Member) -> MemberClient {
-        MemberClient { client: self.client(&node.address).map_err(|e| e.to_string()) }
+    async fn new_client(&mut self, target: u64, node: &Member) -> MemberClient {
+        self.note_address(target, &node.address);
+        let client = self.client(&node.address).map_err(|e| e.to_string());
+        MemberClient { network: self.clone(), target, address: node.address.clone(), client }
     }
 }
 
 /// Connection to one member.
 pub(crate) struct MemberClient {
+    network: Network,
+    target: u64,
+    address: String,
     /// The reason, when the member's address is malformed.
     client: Result<RaftClient<Channel>, String>,
 }
 
 impl MemberClient {
-    fn client(&self) -> Result<RaftClient<Channel>, Unreachable<TypeConfig>> {
+    /// Follows the member to its present address.
+    fn client(&mut self) -> Result<RaftClient<Channel>, Unreachable<TypeConfig>> {
+        let present = self.network.addresses().get(&self.target).cloned();
+        if let Some(present) = present.filter(|present| *present != self.address) {
+            self.client = self.network.client(&present).map_err(|e| e.to_string());
+            self.address = present;
+        }
         self.client.clone().map_err(Unreachable::from_string)
     }
 }

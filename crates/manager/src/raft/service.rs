@@ -1,6 +1,7 @@
 //! The other managers' calls to this one.
 
-use super::network::{SnapshotHeader, message};
+use super::members::{self, Join, NotAdmitted};
+use super::network::{Network, SnapshotHeader, message};
 use super::types::{Outcome, Proposal, RaftHandle, Snapshot};
 use openraft::errors::{ClientWriteError, RaftError};
 use serde::{Deserialize, Serialize};
@@ -25,11 +26,12 @@ pub(crate) struct Proposed {
 /// Serves the Raft protocol to members.
 pub(crate) struct RaftService {
     raft: RaftHandle,
+    network: Network,
 }
 
 impl RaftService {
-    pub(crate) fn new(raft: RaftHandle) -> Self {
-        Self { raft }
+    pub(crate) fn new(raft: RaftHandle, network: Network) -> Self {
+        Self { raft, network }
     }
 }
 
@@ -72,6 +74,19 @@ impl Raft for RaftService {
         let snapshot = Snapshot { meta: header.meta, snapshot };
         let answer = self.raft.install_full_snapshot(header.vote, snapshot).await;
         Ok(Response::new(message(&answer.map_err(stopped)?)))
+    }
+
+    async fn join(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let request = request.into_inner();
+        let join: Join = decode(&request.body)?;
+        let leader = match members::admit(&self.raft, &join).await {
+            Ok(()) => return Ok(Response::new(message(&()))),
+            Err(NotAdmitted::Refused(status)) => return Err(status),
+            Err(NotAdmitted::NotLeader(leader)) => leader,
+        };
+        let leader = leader.filter(|_| !join.forwarded).ok_or_else(|| Status::unavailable("there is no leader"))?;
+        let mut client = self.network.client(&leader.address).map_err(stopped)?;
+        client.join(message(&Join { forwarded: true, ..join })).await
     }
 
     async fn propose(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
