@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use skep_agent::{Agent, AgentConfig, EngineExecutor, Executor, NodeFacts, SwarmView};
 use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, Swarm, SwarmStatus, SystemInfo};
 use skep_engine::Engine;
-use skep_identity::{CertStore, Identity};
+use skep_identity::{CertStore, Identity, Issuer};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::id::NodeId;
 use skep_model::netstate::NetdStatus;
@@ -24,6 +24,8 @@ use tokio::sync::{Mutex, watch};
 
 /// A join that takes longer goes on in the background.
 const JOIN_MAX: Duration = Duration::from_secs(20);
+/// How long founding waits for the node's own session.
+const FIRST_SESSION_MAX: Duration = Duration::from_secs(5);
 const SUBNET_SIZE_MAX: u8 = 29;
 const DATA_PATH_PORTS: std::ops::RangeInclusive<u16> = 1024..=49151;
 
@@ -171,7 +173,11 @@ impl Shared {
         self.set(State::Pending);
         let founded = self.try_found(request, membership).await;
         self.settle(&founded)?;
-        founded.map(|member| member.node_id.clone())
+        let member = founded?;
+        // The first look at the swarm should find its node ready; the swarm is there in any case.
+        let mut view = member.view.clone();
+        let _ = tokio::time::timeout(FIRST_SESSION_MAX, view.wait_for(|view| view.connected)).await;
+        Ok(member.node_id.clone())
     }
 
     async fn try_found(&self, request: InitRequest, membership: Membership) -> Result<Arc<Member>> {
@@ -346,8 +352,16 @@ impl Shared {
             Some(_) => vec![own_listener(membership.listen_addr).to_string()],
             None => membership.managers.clone(),
         };
+        if let Err(error) = self.around.engine.gateway_network().await {
+            // Tasks that need it ask again.
+            tracing::warn!(%error, "cannot make the gateway network");
+        }
         let mut description = facts::node_description(&self.around.system);
         description.trust_root_pem = identity.root_pem().to_owned();
+        if let Ok(issuer) = Issuer::of_root(identity.root_pem()) {
+            description.cert_issuer_subject_der = issuer.subject_der;
+            description.cert_issuer_public_key_der = issuer.public_key_der;
+        }
         let started = Agent::start(AgentConfig {
             state_dir: self.around.store.directory().join("worker"),
             identity: identity.clone(),

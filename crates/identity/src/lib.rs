@@ -18,7 +18,7 @@ pub use authority::{CertificateAuthority, NODE_CERT_VALIDITY_DEFAULT, NODE_CERT_
 pub use csr::CertificateRequest;
 pub use error::IdentityError;
 pub use identity::Identity;
-pub use peer::{Peer, Validity, certificate_validity};
+pub use peer::{Issuer, Peer, Validity, certificate_validity};
 pub use renew::{renew_at, renew_in};
 pub use store::{CertStore, StoredIdentity};
 pub use tls::{SERVER_NAME, connect_for_join};

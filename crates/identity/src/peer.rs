@@ -57,6 +57,27 @@ pub fn certificate_validity(der: &[u8]) -> Result<Validity> {
     })
 }
 
+/// Who signs the swarm's certificates, as nodes tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// The distinguished name in DER.
+    pub subject_der: Vec<u8>,
+    /// The SubjectPublicKeyInfo in DER.
+    pub public_key_der: Vec<u8>,
+}
+
+impl Issuer {
+    /// Reads the first certificate of a root bundle.
+    ///
+    /// # Errors
+    /// When there is none or it is malformed.
+    pub fn of_root(root_pem: &str) -> Result<Self> {
+        let der = crate::tls::first_certificate(root_pem)?;
+        let cert = parse(&der)?;
+        Ok(Self { subject_der: cert.subject().as_raw().to_vec(), public_key_der: cert.public_key().raw.to_vec() })
+    }
+}
+
 /// Whether the certificate is for this key.
 pub(crate) fn check_key_matches(der: &[u8], key: &KeyPair) -> Result<()> {
     let cert = parse(der)?;
@@ -71,4 +92,19 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>> {
 fn text<'a>(attribute: Option<&'a AttributeTypeAndValue<'a>>, what: &str) -> Result<&'a str> {
     let value = attribute.and_then(|a| a.as_str().ok()).filter(|text| !text.is_empty());
     value.ok_or_else(|| IdentityError::Certificate(format!("no {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CertificateAuthority;
+
+    #[test]
+    fn the_issuer_is_the_roots_name_and_key() {
+        let authority = CertificateAuthority::create(Timestamp(1_800_000_000_000_000_000)).unwrap();
+        let issuer = Issuer::of_root(authority.cert_pem()).unwrap();
+        let has_name = issuer.subject_der.windows(8).any(|part| part == b"swarm-ca");
+        assert!(has_name && !issuer.public_key_der.is_empty());
+        assert!(Issuer::of_root("no certificate").is_err());
+    }
 }
