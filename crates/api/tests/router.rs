@@ -175,14 +175,18 @@ async fn what_is_not_there_is_said_in_dockers_words() {
 #[tokio::test]
 async fn swarm_paths_outside_a_swarm_answer_503() {
     let daemon = Daemon::new().await;
-    for path in ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/services/x", "/tasks/x/logs?stdout=1"]
+    for path in
+        ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/services/x", "/tasks/x/logs?stdout=1"]
     {
         assert_eq!(message(daemon.get(path).await, 503), NOT_A_MANAGER, "{path}");
     }
     let overlay = daemon.post("/networks/create", &json!({"Name": "n1", "Driver": "overlay"})).await;
     assert_eq!(message(overlay, 503), NOT_A_MANAGER);
     assert_eq!(message(daemon.post("/swarm/leave", &json!({})).await, 503), "This node is not part of a swarm");
-    assert_eq!(daemon.post("/swarm/init", &json!({"ListenAddr": "0.0.0.0:2377"})).await, (StatusCode::OK, json!("node1")));
+    assert_eq!(
+        daemon.post("/swarm/init", &json!({"ListenAddr": "0.0.0.0:2377"})).await,
+        (StatusCode::OK, json!("node1"))
+    );
 }
 
 #[tokio::test]
@@ -215,13 +219,19 @@ async fn networks_and_volumes_live() {
     assert_eq!(created.0, 201, "{}", created.1);
     let id = created.1["Id"].as_str().unwrap().to_owned();
     let (_, network) = daemon.get(&format!("/networks/{}", &id[..12])).await;
-    assert_eq!((&network["Name"], &network["Scope"], &network["Driver"]), (&json!("mine"), &json!("local"), &json!("bridge")));
+    assert_eq!(
+        (&network["Name"], &network["Scope"], &network["Driver"]),
+        (&json!("mine"), &json!("local"), &json!("bridge"))
+    );
     let (_, listed) = daemon.get("/networks?filters=%7B%22label%22%3A%5B%22a%3Db%22%5D%7D").await;
     assert_eq!(listed.as_array().unwrap().len(), 1);
     let twice = daemon.post("/networks/create", &json!({"Name": "mine"})).await;
     assert_eq!(message(twice, 409), "network with name mine already exists");
     assert_eq!(daemon.delete("/networks/mine").await.0, 204);
-    assert_eq!(message(daemon.delete("/networks/bridge").await, 403), "bridge is a pre-defined network and cannot be removed");
+    assert_eq!(
+        message(daemon.delete("/networks/bridge").await, 403),
+        "bridge is a pre-defined network and cannot be removed"
+    );
 
     let (status, volume) = daemon.post("/volumes/create", &json!({"Name": "data", "Labels": {"x": "y"}})).await;
     assert_eq!((status, &volume["Name"], &volume["Scope"]), (StatusCode::CREATED, &json!("data"), &json!("local")));
