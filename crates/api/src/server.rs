@@ -25,7 +25,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADER_BYTES_MAX: usize = 256 << 10;
 /// How long requests under way may go on after shutdown was asked for. Streams that
 /// follow (logs, events, attach) never end by themselves and are cut then.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after `accept` failed, which mostly means that descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
