@@ -1,6 +1,8 @@
 //! How long planning and applying take. Limits hold for optimised builds only; the
 //! numbers are printed in any case (`--nocapture`).
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of a test that prints its measurements")]
+
 use skep_cluster::ids::IdSource;
 use skep_cluster::{Command, Store, Write, edit, plan};
 use skep_model::Timestamp;
@@ -69,12 +71,23 @@ fn a_hundred_replicas_are_planned_and_applied_quickly_among_ten_thousand() {
         let started = Instant::now();
         let planned = plan::plan(&store, &BTreeSet::from([key.clone()]), NOW, &mut ids);
         let took = started.elapsed();
-        assert_eq!(planned.writes.iter().filter(|write| write.key().kind == skep_cluster::command::Kind::Task).count() as u64, replicas);
-        within(&format!("plan {replicas} replicas beside {} tasks", store.task_count()), took, if replicas == 100 { 20 } else { 2000 });
+        assert_eq!(
+            planned.writes.iter().filter(|write| write.key().kind == skep_cluster::command::Kind::Task).count() as u64,
+            replicas
+        );
+        within(
+            &format!("plan {replicas} replicas beside {} tasks", store.task_count()),
+            took,
+            if replicas == 100 { 20 } else { 2000 },
+        );
         let snapshot = store.clone();
         let started = Instant::now();
         apply(&mut store, planned.writes);
-        within(&format!("apply {replicas} tasks under a snapshot of {}", snapshot.task_count()), started.elapsed(), if replicas == 100 { 10 } else { 1000 });
+        within(
+            &format!("apply {replicas} tasks under a snapshot of {}", snapshot.task_count()),
+            started.elapsed(),
+            if replicas == 100 { 10 } else { 1000 },
+        );
         let started = Instant::now();
         let next = plan::plan(&store, &BTreeSet::from([key]), NOW, &mut ids);
         within("plan nothing for it", started.elapsed(), 200);

@@ -1,13 +1,13 @@
 //! Pulls from registries that misbehave, ask for tokens or have several platforms.
 #![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
-mod support;
+mod store_support;
 
 use skep_engine::image::RegistryAuth;
 use skep_model::ErrorKind;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use support::{listen, open, tar_of};
+use store_support::{listen, open, tar_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -1,7 +1,7 @@
 //! Push and pull against a real registry: Debian's `docker-registry` on loopback.
 #![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
-mod support;
+mod store_support;
 
 use skep_engine::image::{NewImage, Removed};
 use skep_engine::rootfs::Rootfs;
@@ -9,7 +9,7 @@ use skep_model::container::ContainerConfig;
 use skep_model::{ErrorKind, Timestamp};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{import, listen, open, tar_of};
+use store_support::{import, listen, open, tar_of};
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
 const START_DEADLINE: Duration = Duration::from_secs(20);

@@ -1,13 +1,13 @@
 //! The image store through its facade: import, commit, names, archives.
 #![allow(clippy::unwrap_used, reason = "a failed test is what a panic is for")]
 
-mod support;
+mod store_support;
 
 use skep_engine::image::{ImageStore, NewImage};
 use skep_engine::rootfs::Rootfs;
 use skep_model::Timestamp;
 use skep_model::container::ContainerConfig;
-use support::{config, import, tar_of};
+use store_support::{config, import, tar_of};
 
 fn new_image(parent: &str) -> NewImage {
     NewImage {

@@ -26,6 +26,8 @@ pub struct Desired {
     /// Where each namespace's resolver listens: a restarted netd takes the same port,
     /// and the rules in the namespace stay as they are.
     pub resolver_ports: BTreeMap<PathBuf, u16>,
+    /// Which namespace each path led to when it was attached.
+    pub namespaces: BTreeMap<PathBuf, u64>,
 }
 
 impl Desired {
@@ -118,6 +120,7 @@ impl Desired {
         let in_use = |path: &PathBuf| endpoints.iter().any(|endpoint| endpoint.netns == *path);
         self.local.resolvers.retain(|path, _| in_use(path));
         self.resolver_ports.retain(|path, _| in_use(path));
+        self.namespaces.retain(|path, _| in_use(path));
     }
 
     /// Replaces the swarm's section.
@@ -166,7 +169,14 @@ impl Desired {
                 return Ok(Self::default());
             }
         };
-        state.detach(|endpoint| !matches!(Namespace::open(&endpoint.netns), Ok(Some(_))));
+        let is_same = |path: &Path, inode: u64| matches!(Namespace::open(path), Ok(Some(namespace)) if namespace.inode().is_ok_and(|found| found == inode));
+        let alive: Vec<PathBuf> = state
+            .namespaces
+            .iter()
+            .filter(|(path, inode)| is_same(path, **inode))
+            .map(|(path, _)| path.clone())
+            .collect();
+        state.detach(|endpoint| !alive.contains(&endpoint.netns));
         Ok(state)
     }
 

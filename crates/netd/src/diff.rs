@@ -5,6 +5,7 @@ use crate::nft::table::{self, Change};
 use crate::plan::{DefaultRoute, Link, LinkKind, PlaceId, Seen, SeenLink, SeenPlace, Wanted, WantedPlace};
 use ipnet::IpNet;
 use skep_model::id::NetworkId;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// One change of the kernel.
@@ -144,17 +145,7 @@ fn broken_ports(want: &WantedPlace, have: &SeenPlace, seen: &Seen) -> Vec<String
 fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen: &Seen, ops: &mut Vec<Op>) {
     let broken = broken_ports(want, have, seen);
     links(place, want, have, seen, &broken, ops);
-    for (link, address) in want.addresses.difference(&have.addresses) {
-        ops.push(Op::AddAddress { place: place.clone(), link: link.clone(), address: *address });
-    }
-    for (link, address) in have.addresses.difference(&want.addresses) {
-        // Of a bridge that we made every address is ours; elsewhere others may add some.
-        let is_our_bridge = want.links.get(link).is_some_and(|wanted| matches!(wanted.kind, LinkKind::Bridge { .. }))
-            && have.links.get(link).is_some_and(SeenLink::is_ours);
-        if is_our_bridge {
-            ops.push(Op::RemoveAddress { place: place.clone(), link: link.clone(), address: *address });
-        }
-    }
+    addresses(place, want, have, ops);
     let is_new = have.links.is_empty();
     for (key, value) in want.sysctls.iter().filter(|(key, value)| have.sysctls.get(*key) != Some(value)) {
         ops.push(Op::SetSysctl { place: place.clone(), key: key.clone(), value: value.clone(), optional: false });
@@ -170,6 +161,29 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
     let changes = table::difference(want.table.as_ref(), have.table.as_ref());
     if !changes.is_empty() {
         ops.push(Op::Rules { place: place.clone(), changes });
+    }
+}
+
+fn addresses(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, ops: &mut Vec<Op>) {
+    // Of a bridge that we made every address is ours; elsewhere others may add some.
+    let is_our_bridge = |link: &String| {
+        want.links.get(link).is_some_and(|wanted| matches!(wanted.kind, LinkKind::Bridge { .. }))
+            && have.links.get(link).is_some_and(SeenLink::is_ours)
+    };
+    let extra = have.addresses.difference(&want.addresses).filter(|(link, _)| is_our_bridge(link));
+    let mut disturbed = BTreeSet::new();
+    for (link, address) in extra {
+        // The first address of a subnet takes the others with it.
+        if address.prefix_len() < address.max_prefix_len() {
+            disturbed.insert(link);
+        }
+        ops.push(Op::RemoveAddress { place: place.clone(), link: link.clone(), address: *address });
+    }
+    let is_missing = |(link, address): &&(String, IpNet)| {
+        disturbed.contains(link) || !have.addresses.contains(&(link.clone(), *address))
+    };
+    for (link, address) in want.addresses.iter().filter(is_missing) {
+        ops.push(Op::AddAddress { place: place.clone(), link: link.clone(), address: *address });
     }
 }
 
@@ -212,4 +226,153 @@ fn is_as_wanted(link: &Link, present: &SeenLink) -> bool {
     let alias_fits = matches!(link.kind, LinkKind::Bridge { .. }) || present.alias == link.alias;
     let mtu_fits = link.mtu == 0 || present.mtu == link.mtu;
     present.up && mac_fits && port_fits && alias_fits && mtu_fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{BridgePort, Port};
+    use std::path::PathBuf;
+
+    const NAMESPACE: &str = "/one";
+
+    fn link(kind: LinkKind, alias: &str) -> Link {
+        Link { kind, mtu: 1500, alias: alias.into(), port: None }
+    }
+
+    /// A bridge, a container's port in it, and the container's side.
+    fn wanted() -> Wanted {
+        let mut wanted = Wanted::default();
+        let host = wanted.places.entry(PlaceId::Host).or_default();
+        host.links.insert("a-port".into(), {
+            let port = Port { namespace: NAMESPACE.into(), interface: "eth0".into(), mac: [2; 6] };
+            let bridge = BridgePort { bridge: "br".into(), hairpin: true, isolated: false };
+            Link { port: Some(bridge), ..link(LinkKind::Port(port), "skep endpoint e") }
+        });
+        host.links.insert("br".into(), link(LinkKind::Bridge { mac: [2; 6] }, "skep network n"));
+        host.addresses.insert(("br".into(), "10.0.0.1/24".parse().unwrap()));
+        let container = wanted.places.entry(PlaceId::Container(NAMESPACE.into())).or_default();
+        container.links.insert("eth0".into(), link(LinkKind::Leg { mac: [2; 6] }, ""));
+        container.addresses.insert(("eth0".into(), "10.0.0.2/24".parse().unwrap()));
+        wanted
+    }
+
+    fn seen_link(kind: &str, alias: &str, bridge: &str) -> SeenLink {
+        SeenLink {
+            index: 1,
+            kind: kind.into(),
+            up: true,
+            mtu: 1500,
+            mac: vec![2; 6],
+            alias: alias.into(),
+            bridge: bridge.into(),
+            hairpin: !bridge.is_empty(),
+            isolated: false,
+        }
+    }
+
+    /// The kernel when everything is as wanted.
+    fn seen() -> Seen {
+        let mut seen = Seen::default();
+        let host = seen.places.entry(PlaceId::Host).or_default();
+        host.links.insert("lo".into(), seen_link("", "", ""));
+        host.links.insert("br".into(), seen_link("bridge", "skep network n", ""));
+        host.links.insert("a-port".into(), seen_link("veth", "skep endpoint e", "br"));
+        host.addresses.insert(("br".into(), "10.0.0.1/24".parse().unwrap()));
+        let container = seen.places.entry(PlaceId::Container(NAMESPACE.into())).or_default();
+        container.links.insert("eth0".into(), seen_link("veth", "", ""));
+        container.addresses.insert(("eth0".into(), "10.0.0.2/24".parse().unwrap()));
+        seen
+    }
+
+    fn check(change: impl FnOnce(&mut Wanted, &mut Seen), expect: &[&str]) {
+        let (mut wanted, mut seen) = (wanted(), seen());
+        change(&mut wanted, &mut seen);
+        let lines: Vec<String> = difference(&wanted, &seen).iter().map(ToString::to_string).collect();
+        assert_eq!(lines, expect);
+    }
+
+    fn host(seen: &mut Seen) -> &mut SeenPlace {
+        seen.places.get_mut(&PlaceId::Host).unwrap()
+    }
+
+    #[test]
+    fn nothing_differs_nothing_is_done() {
+        check(|_, _| {}, &[]);
+    }
+
+    #[test]
+    fn bridges_come_before_ports_and_ports_before_legs() {
+        check(
+            |_, seen| {
+                seen.places.get_mut(&PlaceId::Container(PathBuf::from(NAMESPACE))).unwrap().links.clear();
+                *host(seen) =
+                    SeenPlace { links: [("lo".to_owned(), seen_link("", "", ""))].into(), ..SeenPlace::default() };
+            },
+            &[
+                "host: link br is missing",
+                "host: link a-port is missing",
+                "host: address 10.0.0.1/24 of br is missing",
+                "namespace /one: link eth0 differs",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_dead_container_is_left_alone() {
+        check(
+            |_, seen| {
+                seen.places.remove(&PlaceId::Container(NAMESPACE.into()));
+                host(seen).links.remove("a-port");
+            },
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_port_whose_other_end_is_gone_is_made_anew() {
+        check(
+            |_, seen| {
+                let container = seen.places.get_mut(&PlaceId::Container(NAMESPACE.into())).unwrap();
+                *container =
+                    SeenPlace { links: [("lo".to_owned(), seen_link("", "", ""))].into(), ..SeenPlace::default() };
+            },
+            &[
+                "host: link a-port is not wanted",
+                "host: link a-port is missing",
+                "namespace /one: link eth0 differs",
+                "namespace /one: address 10.0.0.2/24 of eth0 is missing",
+            ],
+        );
+    }
+
+    #[test]
+    fn only_our_own_links_and_addresses_are_removed() {
+        check(
+            |_, seen| {
+                let host = host(seen);
+                host.links.insert("docker0".into(), seen_link("bridge", "", ""));
+                host.links.insert("eth9".into(), seen_link("", "uplink", ""));
+                host.links.insert("old".into(), seen_link("veth", "skep endpoint gone", "br"));
+                host.addresses.insert(("eth9".into(), "10.9.0.1/24".parse().unwrap()));
+                host.addresses.insert(("br".into(), "10.0.0.77/24".parse().unwrap()));
+            },
+            &[
+                "host: link old is not wanted",
+                "host: address 10.0.0.77/24 of br is not wanted",
+                "host: address 10.0.0.1/24 of br is missing",
+            ],
+        );
+    }
+
+    #[test]
+    fn overlay_namespaces_come_and_go() {
+        check(
+            |wanted, seen| {
+                wanted.places.insert(PlaceId::Overlay(NetworkId("new".into())), WantedPlace::default());
+                seen.places.insert(PlaceId::Overlay(NetworkId("old".into())), SeenPlace::default());
+            },
+            &["overlay old: namespace is not wanted", "overlay new: namespace is missing"],
+        );
+    }
 }

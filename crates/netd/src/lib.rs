@@ -9,9 +9,11 @@
 
 pub mod balance;
 pub mod client;
+pub mod command;
 pub mod desired;
 pub mod diff;
 pub mod dns;
+mod failing;
 pub mod kernel;
 pub mod nft;
 pub mod plan;

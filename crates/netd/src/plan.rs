@@ -135,7 +135,12 @@ pub struct SeenPlace {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     pub places: BTreeMap<PlaceId, SeenPlace>,
+    /// Places that are there but could not be read, a line each.
+    pub unreadable: Vec<String>,
 }
+
+/// The tunnel's name in an overlay's namespace.
+pub const OVERLAY_TUNNEL: &str = "vxlan0";
 
 /// Starts every alias of a link that is ours.
 pub const ALIAS_PREFIX: &str = "skep ";

@@ -1,7 +1,8 @@
 //! The unix socket: decodes requests, hands them to the worker, waits for its answer.
 
 use crate::client::{MESSAGE_BYTES_MAX, status_of};
-use crate::worker::{Command, Input, Worker};
+use crate::command::{Command, Input};
+use crate::worker::Worker;
 use crate::{NetdConfig, kernel};
 use skep_model::error::{Error, Result};
 use skep_proto::codec;

@@ -3,7 +3,10 @@
 use crate::balance::Balancer;
 use crate::desired::Desired;
 use crate::nft::expression::Family;
-use crate::plan::{ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, PlaceId, Port, Wanted, WantedPlace};
+use crate::nft::table::Table;
+use crate::plan::{
+    ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Port, Wanted, WantedPlace,
+};
 use crate::rules::host::IngressPort;
 use crate::rules::{self, address_of};
 use ipnet::IpNet;
@@ -18,55 +21,63 @@ use std::path::PathBuf;
 const BRIDGE_MTU: u32 = 1500;
 const OVERLAY_MTU: u32 = 1450;
 const OVERLAY_BRIDGE: &str = "br0";
-const OVERLAY_TUNNEL: &str = "vxlan0";
 const LOOPBACK: &str = "lo";
 
+/// What besides the desired state decides.
+pub struct Circumstances<'a> {
+    pub balancer: &'a dyn Balancer,
+    /// The kernel has bridged frames pass the rules for routed ones (br_netfilter).
+    pub bridges_are_filtered: bool,
+}
+
 /// All of it.
-pub fn wanted(desired: &Desired, balancer: &dyn Balancer) -> Wanted {
+pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
     let mut wanted = Wanted::default();
     for network in desired.networks() {
         match &network.kind {
             NetworkKind::Bridge { bridge, .. } => add_bridge(network, bridge, &mut wanted),
             NetworkKind::Overlay { vni, vxlan_port } => {
-                add_overlay(desired, network, (*vni, *vxlan_port), balancer, &mut wanted)
+                add_overlay(desired, network, (*vni, *vxlan_port), circumstances, &mut wanted)
             }
         }
     }
     for endpoint in &desired.local.endpoints {
         match desired.network(&endpoint.network) {
-            Some(network) => add_endpoint(desired, endpoint, network, &mut wanted),
+            Some(network) => add_endpoint(desired, endpoint, network, circumstances, &mut wanted),
             // The swarm's network came or went in another order than its tasks.
             None => wanted.impossible.push(format!("endpoint {}: no network {}", endpoint.id, endpoint.network)),
         }
     }
     let ingress = ingress_ports(desired, &mut wanted.impossible);
-    for address in ingress.iter().flat_map(|port| &port.backends) {
-        wanted.backends.insert((PlaceId::Host, *address));
+    let targets = ingress.iter().flat_map(|port| port.backends.iter().copied());
+    let published = published(desired).flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr));
+    wanted.backends.extend(targets.chain(published).map(|address| (PlaceId::Host, address)));
+    if let Some(table) = rules::host::table(desired.networks(), self::published(desired), &ingress) {
+        wanted.places.entry(PlaceId::Host).or_default().table = Some(table);
     }
-    add_host_rules(desired, &ingress, &mut wanted);
     wanted
+}
+
+/// The host's table alone, which is all that published ports need.
+pub fn host_rules(desired: &Desired) -> Option<Table> {
+    let ingress = ingress_ports(desired, &mut Vec::new());
+    rules::host::table(desired.networks(), published(desired), &ingress)
+}
+
+fn published(desired: &Desired) -> impl Iterator<Item = &DesiredEndpoint> {
+    desired.local.endpoints.iter().filter(|endpoint| !endpoint.ports.is_empty())
 }
 
 /// Only the endpoints in some namespaces: their ports, and the whole of the containers'
 /// side. The rules of the other places are not part of it.
-pub fn containers(desired: &Desired, namespaces: &BTreeSet<PathBuf>) -> Wanted {
+pub fn containers(desired: &Desired, circumstances: &Circumstances<'_>, namespaces: &BTreeSet<PathBuf>) -> Wanted {
     let mut wanted = Wanted::default();
     for endpoint in desired.local.endpoints.iter().filter(|endpoint| namespaces.contains(&endpoint.netns)) {
         if let Some(network) = desired.network(&endpoint.network) {
-            add_endpoint(desired, endpoint, network, &mut wanted);
+            add_endpoint(desired, endpoint, network, circumstances, &mut wanted);
         }
     }
     wanted
-}
-
-fn add_host_rules(desired: &Desired, ingress: &[IngressPort], wanted: &mut Wanted) {
-    let published = || desired.local.endpoints.iter().filter(|endpoint| !endpoint.ports.is_empty());
-    for endpoint in published() {
-        wanted.backends.extend(endpoint.addresses.iter().map(|address| (PlaceId::Host, address.addr())));
-    }
-    if let Some(table) = rules::host::table(desired.networks(), published(), ingress) {
-        wanted.places.entry(PlaceId::Host).or_default().table = Some(table);
-    }
 }
 
 fn add_bridge(network: &DesiredNetwork, bridge: &str, wanted: &mut Wanted) {
@@ -108,7 +119,7 @@ fn add_overlay(
     desired: &Desired,
     network: &DesiredNetwork,
     (vni, port): (u32, u16),
-    balancer: &dyn Balancer,
+    circumstances: &Circumstances<'_>,
     wanted: &mut Wanted,
 ) {
     let id = PlaceId::Overlay(network.id.clone());
@@ -148,7 +159,7 @@ fn add_overlay(
     let per_family = [Family::V4, Family::V6]
         .into_iter()
         .filter_map(|family| sources.iter().copied().find(|address| Family::of(*address) == family));
-    place.table = Some(balancer.rules(&services, &per_family.collect::<Vec<_>>()));
+    place.table = Some(circumstances.balancer.rules(&services, &per_family.collect::<Vec<_>>()));
     let backends = services.iter().flat_map(|service| &service.backends);
     wanted.backends.extend(backends.map(|backend| (id.clone(), backend.address)));
     wanted.places.insert(id, place);
@@ -158,9 +169,21 @@ fn existing_link() -> Link {
     Link { kind: LinkKind::Existing, mtu: 0, alias: String::new(), port: None }
 }
 
-fn add_endpoint(desired: &Desired, endpoint: &DesiredEndpoint, network: &DesiredNetwork, wanted: &mut Wanted) {
+fn add_endpoint(
+    desired: &Desired,
+    endpoint: &DesiredEndpoint,
+    network: &DesiredNetwork,
+    circumstances: &Circumstances<'_>,
+    wanted: &mut Wanted,
+) {
+    // Where bridged frames pass our rules these keep containers apart. Isolating the
+    // ports as well would cut the way from one container to another's published port,
+    // which the kernel then shortens to the bridge.
+    let isolate = !circumstances.bridges_are_filtered;
     let (place, bridge, isolated) = match &network.kind {
-        NetworkKind::Bridge { bridge, inter_container, .. } => (PlaceId::Host, bridge.clone(), !inter_container),
+        NetworkKind::Bridge { bridge, inter_container, .. } => {
+            (PlaceId::Host, bridge.clone(), !inter_container && isolate)
+        }
         NetworkKind::Overlay { .. } => (PlaceId::Overlay(network.id.clone()), OVERLAY_BRIDGE.to_owned(), false),
     };
     let port = Port { namespace: endpoint.netns.clone(), interface: endpoint.interface.clone(), mac: endpoint.mac };

@@ -3,28 +3,27 @@
 
 use crate::NetdConfig;
 use crate::balance::{self, Balancer};
+use crate::command::{Command, Input};
 use crate::desired::Desired;
 use crate::diff::{self, Op};
 use crate::dns::Resolvers;
+use crate::failing::Failing;
 use crate::kernel::apply::Kernel;
-use crate::nft::table::{self, Table};
+use crate::kernel::sysctl;
+use crate::nft::table::Table;
 use crate::plan::{PlaceId, Seen, Wanted};
-use crate::ports::{self, Holder, Ports};
-use crate::wanted::{self, wanted};
-use ipnet::IpNet;
+use crate::ports::{self, Ports};
+use crate::wanted::{Circumstances, wanted};
 use skep_model::error::{Error, Result};
-use skep_model::id::{ContainerId, EndpointId, NetworkId};
-use skep_model::netstate::{
-    AttachRequest, ClusterNetState, DesiredEndpoint, DesiredNetwork, LocalNetState, NetdStatus, NetworkKind,
-};
-use skep_model::network::Protocol;
+use skep_model::id::NetworkId;
+use skep_model::netstate::{ClusterNetState, DesiredNetwork, LocalNetState, NetdStatus, NetworkKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// What failed is tried again this often.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -38,28 +37,6 @@ const QUIET: Duration = Duration::from_millis(500);
 const CHECK_SHARE: u32 = 10;
 /// However long a look takes, the next one comes within this.
 const CHECK_PAUSE_MAX: Duration = Duration::from_secs(3);
-
-type Reply<T> = oneshot::Sender<Result<T>>;
-
-/// A request from the socket.
-pub enum Command {
-    SyncLocal(LocalNetState, Reply<()>),
-    PutNetwork(DesiredNetwork, Reply<()>),
-    RemoveNetwork(NetworkId, Reply<()>),
-    Attach(AttachRequest, Reply<()>),
-    Detach(ContainerId, Reply<()>),
-    DetachEndpoint(EndpointId, Reply<()>),
-    SetCluster(ClusterNetState, Reply<()>),
-    ClearCluster(Reply<()>),
-    Status(Reply<NetdStatus>),
-    Verify(Reply<Vec<String>>),
-}
-
-/// Everything that makes the worker move, besides time.
-pub enum Input {
-    Command(Box<Command>),
-    KernelChanged,
-}
 
 /// Which namespaces a convergence looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +54,8 @@ enum Cause {
     /// Nobody asked for a change: somebody else made one.
     Drift,
 }
+
+mod attach;
 
 pub struct Worker {
     state_path: PathBuf,
@@ -96,30 +75,6 @@ pub struct Worker {
     check_deadline: Option<Instant>,
     last_check: Instant,
     last_check_took: Duration,
-}
-
-/// What could not be made, by where it came from.
-#[derive(Debug, Default)]
-struct Failing {
-    /// The difference that is still there, and the reason.
-    ops: BTreeMap<String, String>,
-    ports: Vec<String>,
-    resolvers: Vec<String>,
-    impossible: Vec<String>,
-}
-
-impl Failing {
-    fn lines(&self) -> Vec<String> {
-        let ops = self.ops.iter().map(|(op, reason)| format!("{op}: {reason}"));
-        ops.chain(self.ports.iter().cloned())
-            .chain(self.resolvers.iter().cloned())
-            .chain(self.impossible.iter().cloned())
-            .collect()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ops.is_empty() && self.ports.is_empty() && self.resolvers.is_empty()
-    }
 }
 
 impl Worker {
@@ -162,8 +117,9 @@ impl Worker {
             let received = runtime.block_on(async { tokio::time::timeout(wait, inputs.recv()).await });
             match received {
                 Ok(Some(Input::Command(command))) => {
-                    self.handle(*command);
-                    self.postpone_check();
+                    if self.handle(*command) {
+                        self.postpone_check();
+                    }
                 }
                 Ok(Some(Input::KernelChanged)) => self.note_kernel_change(),
                 Ok(None) => return,
@@ -200,7 +156,8 @@ impl Worker {
         (self.last_check_took * CHECK_SHARE).min(CHECK_PAUSE_MAX)
     }
 
-    fn handle(&mut self, command: Command) {
+    /// Whether the command may have changed the kernel.
+    fn handle(&mut self, command: Command) -> bool {
         // A caller that went away has no use for its answer.
         match command {
             Command::SyncLocal(state, reply) => drop(reply.send(self.sync_local(state))),
@@ -211,13 +168,26 @@ impl Worker {
             Command::DetachEndpoint(id, reply) => drop(reply.send(self.detach(|endpoint| endpoint.id == id))),
             Command::SetCluster(state, reply) => drop(reply.send(self.set_cluster(state))),
             Command::ClearCluster(reply) => drop(reply.send(self.clear_cluster())),
-            Command::Status(reply) => drop(reply.send(Ok(self.status()))),
-            Command::Verify(reply) => drop(reply.send(self.verify())),
+            Command::Status(reply) => {
+                drop(reply.send(Ok(self.status())));
+                return false;
+            }
+            Command::Verify(reply) => {
+                drop(reply.send(self.verify()));
+                return false;
+            }
         }
+        true
     }
 
     fn sync_local(&mut self, state: LocalNetState) -> Result<()> {
+        let paths: BTreeSet<PathBuf> = state.endpoints.iter().map(|endpoint| endpoint.netns.clone()).collect();
         self.edit(|desired| desired.sync_local(state))?;
+        for path in paths {
+            if let Ok(Some(inode)) = self.kernel.namespace_inode(&path) {
+                self.write(|desired| desired.namespaces.insert(path, inode));
+            }
+        }
         // What cannot be made now is retried; the daemon must be able to start.
         self.converge(Scope::Everything, Cause::Edit);
         self.save()
@@ -251,7 +221,7 @@ impl Worker {
     }
 
     fn set_cluster(&mut self, state: ClusterNetState) -> Result<()> {
-        let before = self.read(|desired| wanted(desired, self.balancer.as_ref()).backends);
+        let before = self.read(|desired| wanted(desired, &self.circumstances()).backends);
         self.edit(|desired| desired.set_cluster(state))?;
         self.save()?;
         let failures = self.converge(Scope::Networks, Cause::Edit);
@@ -272,136 +242,22 @@ impl Worker {
         Ok(())
     }
 
-    /// All legs of one container or none.
-    fn attach(&mut self, request: &AttachRequest) -> Result<()> {
-        let ports: Vec<_> = request.endpoints.iter().flat_map(ports::of_endpoint).collect();
-        self.ports.take(&ports)?;
-        let outcome = self
-            .edit(|desired| desired.attach(request))
-            .and_then(|()| self.attach_in_kernel(request))
-            .and_then(|()| self.save());
-        if let Err(error) = outcome {
-            let ids: BTreeSet<&EndpointId> = request.endpoints.iter().map(|endpoint| &endpoint.id).collect();
-            if let Err(undo) = self.detach(|endpoint| ids.contains(&endpoint.id)) {
-                tracing::warn!(error = %undo.message, "cannot undo a failed attachment completely");
-            }
-            self.ports.release(|holder| matches!(holder, Holder::Endpoint(id) if ids.contains(id)));
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn attach_in_kernel(&mut self, request: &AttachRequest) -> Result<()> {
-        let namespaces: BTreeSet<PathBuf> = request.endpoints.iter().map(|endpoint| endpoint.netns.clone()).collect();
-        for path in &namespaces {
-            self.open_resolver(path).map_err(|error| Error::internal(format!("resolver: {error}")))?;
-        }
-        let wanted = self.read(|desired| wanted::containers(desired, &namespaces));
-        let mut containers = wanted.clone();
-        containers.places.retain(|place, _| matches!(place, PlaceId::Container(_)));
-        let seen = self.kernel.observe(&containers)?;
-        if let Some(path) =
-            namespaces.iter().find(|path| !seen.places.contains_key(&PlaceId::Container((*path).clone())))
-        {
-            return Err(Error::not_found(format!("network namespace {} does not exist", path.display())));
-        }
-        let ops = diff::attachment(&wanted, &seen);
-        let failed = self.kernel.apply(&ops);
-        if let Some((op, error)) = failed.first() {
-            return Err(Error::internal(format!("cannot attach: {op}: {error}")));
-        }
-        let needs_rules = request.endpoints.iter().any(|endpoint| !endpoint.ports.is_empty());
-        if needs_rules || self.read(|desired| !desired.cluster.ingress.is_empty()) {
-            self.update_host_rules()?;
-        }
-        Ok(())
-    }
-
-    fn detach(&mut self, gone: impl Fn(&DesiredEndpoint) -> bool) -> Result<()> {
-        let removed = self.edit(|desired| Ok(desired.detach(&gone)))?;
-        if removed.is_empty() {
-            return Ok(());
-        }
-        self.save()?;
-        let removed_ids: BTreeSet<&EndpointId> = removed.iter().map(|endpoint| &endpoint.id).collect();
-        let had_rules = removed.iter().any(|endpoint| !endpoint.ports.is_empty());
-        if had_rules || self.read(|desired| !desired.cluster.ingress.is_empty()) {
-            self.update_host_rules()?;
-        }
-        self.forget_flows(&removed);
-        self.ports.release(|holder| matches!(holder, Holder::Endpoint(id) if removed_ids.contains(id)));
-        // The redirection inside the container stays: it harms nobody there, dies with
-        // the namespace, and taking it out costs a grace period of the kernel.
-        let resolvers = self.read(|desired| desired.local.resolvers.keys().cloned().collect());
-        self.resolvers.retain(&resolvers);
-        let ops: Vec<Op> = self.read(|desired| {
-            removed
-                .iter()
-                .filter_map(|endpoint| Some(delete_port(endpoint, desired.network(&endpoint.network)?)))
-                .collect()
-        });
-        for (op, error) in self.kernel.apply(&ops) {
-            // A dead container's namespace takes its rules with it; a link that stays is found by the next check.
-            tracing::warn!(%op, %error, "cannot detach completely, trying again");
-            self.failing.ops.insert(op.to_string(), error.to_string());
-        }
-        Ok(())
-    }
-
-    /// UDP has no end of connection: a client would go on talking to the old address.
-    fn forget_flows(&mut self, removed: &[DesiredEndpoint]) {
-        let publishes_udp = |endpoint: &&DesiredEndpoint| {
-            endpoint.ports.iter().any(|port| port.protocol == Protocol::Udp)
-                || self.read(|desired| desired.cluster.ingress.iter().any(|port| port.protocol == Protocol::Udp))
-        };
-        let addresses: Vec<IpAddr> =
-            removed.iter().filter(publishes_udp).flat_map(|e| &e.addresses).map(IpNet::addr).collect();
-        // Looking through the kernel's connections takes milliseconds.
-        if addresses.is_empty() {
-            return;
-        }
-        if let Err(error) = self.kernel.flush_flows(&PlaceId::Host, &addresses) {
-            tracing::warn!(%error, "cannot forget the flows of a detached container");
-        }
-    }
-
-    /// Makes the host's table right by the difference to what it was left at, or, when
-    /// somebody changed it, to what it is.
-    fn update_host_rules(&mut self) -> Result<()> {
-        let all = self.read(|desired| wanted(desired, self.balancer.as_ref()));
-        let want = all.places.get(&PlaceId::Host).and_then(|place| place.table.clone());
-        let changes = table::difference(want.as_ref(), self.tables.get(&PlaceId::Host));
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let failed = self.kernel.apply(&[Op::Rules { place: PlaceId::Host, changes }]);
-        if failed.is_empty() {
-            match want {
-                Some(table) => self.tables.insert(PlaceId::Host, table),
-                None => self.tables.remove(&PlaceId::Host),
-            };
-            return Ok(());
-        }
-        let failures = self.converge(Scope::Networks, Cause::Drift);
-        match failures.into_iter().find(|(op, _)| matches!(op, Op::Rules { place: PlaceId::Host, .. })) {
-            Some((op, reason)) => Err(Error::internal(format!("{op}: {reason}"))),
-            None => Ok(()),
-        }
-    }
-
     /// Looks, compares and acts; returns what failed and did not fail before.
     fn converge(&mut self, scope: Scope, cause: Cause) -> Vec<(Op, String)> {
         let started = Instant::now();
         self.converge_resolvers();
         let wanted_ports = self.read(ports::wanted);
         self.failing.ports = self.ports.converge(&wanted_ports);
-        let mut wanted = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        let mut wanted = self.read(|desired| wanted(desired, &self.circumstances()));
         self.failing.impossible = std::mem::take(&mut wanted.impossible);
         if scope == Scope::Networks {
             wanted.places.retain(|place, _| !matches!(place, PlaceId::Container(_)));
         }
         let new_failures = match self.kernel.observe_all(&wanted) {
-            Ok(seen) => self.act(&wanted, &seen, cause),
+            Ok(seen) => {
+                self.failing.unreadable.clone_from(&seen.unreadable);
+                self.act(&wanted, &seen, cause)
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the kernel's network state");
                 self.failing.ops.insert("reading the kernel".into(), error.to_string());
@@ -479,7 +335,7 @@ impl Worker {
     }
 
     fn flush_vanished(&mut self, before: &BTreeSet<(PlaceId, IpAddr)>) {
-        let after = self.read(|desired| wanted(desired, self.balancer.as_ref()).backends);
+        let after = self.read(|desired| wanted(desired, &self.circumstances()).backends);
         let mut vanished: BTreeMap<PlaceId, Vec<IpAddr>> = BTreeMap::new();
         for (place, address) in before.difference(&after) {
             vanished.entry(place.clone()).or_default().push(*address);
@@ -502,13 +358,19 @@ impl Worker {
     }
 
     fn verify(&mut self) -> Result<Vec<String>> {
-        let wanted = self.read(|desired| wanted(desired, self.balancer.as_ref()));
+        let wanted = self.read(|desired| wanted(desired, &self.circumstances()));
         let seen = self.kernel.observe_all(&wanted)?;
         let mut lines: Vec<String> = diff::difference(&wanted, &seen).iter().map(ToString::to_string).collect();
         lines.extend(wanted.impossible);
         lines.extend(self.failing.ports.iter().cloned());
         lines.extend(self.failing.resolvers.iter().cloned());
         Ok(lines)
+    }
+
+    fn circumstances(&self) -> Circumstances<'_> {
+        let is_on = |key| sysctl::read(key).as_deref() == Some("1");
+        let keys = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
+        Circumstances { balancer: self.balancer.as_ref(), bridges_are_filtered: keys.into_iter().all(is_on) }
     }
 
     fn save(&self) -> Result<()> {
@@ -527,12 +389,4 @@ impl Worker {
     fn edit<T>(&self, change: impl FnOnce(&mut Desired) -> Result<T>) -> Result<T> {
         self.write(change)
     }
-}
-
-fn delete_port(endpoint: &DesiredEndpoint, network: &DesiredNetwork) -> Op {
-    let place = match network.kind {
-        NetworkKind::Bridge { .. } => PlaceId::Host,
-        NetworkKind::Overlay { .. } => PlaceId::Overlay(network.id.clone()),
-    };
-    Op::DeleteLink { place, name: wanted::port_name(endpoint) }
 }

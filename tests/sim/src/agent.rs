@@ -4,9 +4,9 @@
 
 use crate::dice::Dice;
 use skep_cluster::assign::Assignments;
+use skep_model::Timestamp;
 use skep_model::netstate::ClusterNetState;
 use skep_model::task::{Task, TaskContainerStatus, TaskState, TaskStatus};
-use skep_model::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub trait Agent {
     fn power_off(&mut self);
     fn containers(&self) -> Vec<&Container>;
     fn secrets(&self) -> &BTreeSet<String>;
+    /// The set it has.
+    fn tasks(&self) -> Vec<&Task>;
     /// Its records were never lost.
     fn records_kept(&self) -> bool;
 }
@@ -172,6 +174,10 @@ impl Agent for SmallAgent {
 
     fn secrets(&self) -> &BTreeSet<String> {
         &self.secrets
+    }
+
+    fn tasks(&self) -> Vec<&Task> {
+        self.tasks.values().map(|local| &*local.task).collect()
     }
 
     fn records_kept(&self) -> bool {

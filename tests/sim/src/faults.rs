@@ -142,7 +142,11 @@ impl Faults {
                 }
             }
             Kind::NodeCut | Kind::NodeCutOneWay => {
-                let (out, back) = if kind == Kind::NodeCut { (true, true) } else { (node % 2 == 0, node % 2 == 1) };
+                let (out, back) = if kind == Kind::NodeCut {
+                    (true, true)
+                } else {
+                    (node.is_multiple_of(2), !node.is_multiple_of(2))
+                };
                 world.note(format_args!("node {node} is cut off: out {out}, in {back}"));
                 cut(world, Place::Node(node), out, back);
                 self.cures.push((short, Cure::Unblock(Place::Node(node))));

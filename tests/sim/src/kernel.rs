@@ -14,6 +14,9 @@ pub struct Kernel {
     /// Planted bug: what failed once is believed to be there.
     forgets_failures: bool,
     believed: Objects,
+    /// What was last asked for, and whether all of it is done.
+    asked: Option<ClusterNetState>,
+    done: bool,
 }
 
 impl Kernel {
@@ -23,6 +26,10 @@ impl Kernel {
 
     /// One round of desired minus observed. Failed operations stay in the difference.
     pub fn reconcile(&mut self, desired: &ClusterNetState, failures_per_mille: u32, dice: &mut Dice) {
+        if self.done && self.asked.as_ref() == Some(desired) {
+            return;
+        }
+        self.asked = Some(desired.clone());
         let desired = objects(desired);
         let known = if self.forgets_failures { self.believed.clone() } else { self.observed.clone() };
         for name in known.keys().filter(|name| !desired.contains_key(*name)) {
@@ -40,12 +47,14 @@ impl Kernel {
                 self.observed.insert(name.clone(), content.clone());
             }
         }
+        self.done = self.forgets_failures || self.observed == desired;
     }
 
     /// The machine was restarted.
     pub fn reset(&mut self) {
         self.observed.clear();
         self.believed.clear();
+        self.done = false;
     }
 
     /// The first object that is not as desired.
@@ -53,15 +62,19 @@ impl Kernel {
         let desired = objects(desired);
         let missing = desired.iter().find(|(name, content)| self.observed.get(*name) != Some(content));
         let left = self.observed.keys().find(|name| !desired.contains_key(*name));
-        missing.map(|(name, _)| format!("{name} is missing or different")).or(left.map(|name| format!("{name} is left over")))
+        missing
+            .map(|(name, _)| format!("{name} is missing or different"))
+            .or_else(|| left.map(|name| format!("{name} is left over")))
     }
 }
 
 fn objects(state: &ClusterNetState) -> Objects {
     let networks = state.networks.iter().map(|network| (format!("network {}", network.id), format!("{network:?}")));
     let addresses = state.load_balancer_addresses.iter().map(|(id, net)| (format!("balancer {id}"), net.to_string()));
-    let services =
-        state.services.iter().map(|service| (format!("service {} {}", service.id, service.network), format!("{service:?}")));
+    let services = state
+        .services
+        .iter()
+        .map(|service| (format!("service {} {}", service.id, service.network), format!("{service:?}")));
     let ports = state
         .ingress
         .iter()

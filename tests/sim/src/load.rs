@@ -52,7 +52,8 @@ impl Load {
     }
 
     pub fn tick(&mut self, world: &mut World) {
-        let Some(leader) = (0..world.managers.len()).find(|m| world.managers[*m].up && world.managers[*m].leading) else {
+        let Some(leader) = (0..world.managers.len()).find(|m| world.managers[*m].up && world.managers[*m].leading)
+        else {
             return;
         };
         self.ask_again(world, leader);
@@ -86,8 +87,11 @@ impl Load {
             let mut spec = service.spec.clone();
             spec.task.container.image = "good".into();
             let now = world.clock(leader);
-            let writes = edit::update_service(&store, &service.id, service.meta.version, spec, false, now);
-            self.submit(world, leader, "repair", writes);
+            let update = |spec| edit::update_service(&store, &service.id, service.meta.version, spec, false, now);
+            // A port that two users asked for at once is given up.
+            let plain = ServiceSpec { endpoint: Default::default(), ..spec.clone() };
+            let writes = update(spec).or_else(|_| update(plain));
+            self.submit(world, leader, "repairs a service", writes);
         }
     }
 
@@ -121,7 +125,9 @@ impl Load {
             self.acked.insert(command.id.clone());
         }
         world.raft.propose(world.now_ms, leader, command.clone(), Origin::User(number));
-        self.requests.push(Request { command, asked_at_ms: world.now_ms, attempts: 0, open: true, applied: 0 });
+        // Who was answered does not ask again.
+        let open = !self.acked.contains(&command.id);
+        self.requests.push(Request { command, asked_at_ms: world.now_ms, attempts: 0, open, applied: 0 });
     }
 
     fn create(&mut self, world: &mut World, leader: usize, store: &Store) {
@@ -146,7 +152,8 @@ impl Load {
         spec.task.container.image = any_image(dice);
         spec.task.restart.delay = Duration::from_millis(*dice.pick(&[0, 1_000, 5_000]).unwrap_or(&0));
         if dice.chance(150) {
-            spec.task.restart.condition = *dice.pick(&[RestartCondition::None, RestartCondition::OnFailure]).unwrap_or(&RestartCondition::Any);
+            spec.task.restart.condition =
+                *dice.pick(&[RestartCondition::None, RestartCondition::OnFailure]).unwrap_or(&RestartCondition::Any);
         }
         if dice.chance(150) {
             spec.task.restart.max_attempts = dice.between(1, 3);
@@ -159,7 +166,8 @@ impl Load {
             spec.task.placement.spread.push("node.labels.zone".into());
         }
         spec.update = dice.chance(700).then(|| any_update(dice));
-        spec.rollback = dice.chance(300).then(|| UpdateConfig { failure_action: FailureAction::Pause, ..any_update(dice) });
+        spec.rollback =
+            dice.chance(300).then(|| UpdateConfig { failure_action: FailureAction::Pause, ..any_update(dice) });
         let networks: Vec<_> = store.networks().filter(|n| !n.spec.ingress && !n.pending_delete).collect();
         if dice.chance(500)
             && let Some(network) = dice.pick(&networks)
@@ -187,13 +195,7 @@ impl Load {
         spec
     }
 
-    fn change(
-        &mut self,
-        world: &mut World,
-        leader: usize,
-        store: &Store,
-        change: fn(&mut Dice, &mut ServiceSpec),
-    ) {
+    fn change(&mut self, world: &mut World, leader: usize, store: &Store, change: fn(&mut Dice, &mut ServiceSpec)) {
         let Some(service) = self.any_of(store) else { return };
         let mut spec = service.spec.clone();
         change(&mut self.dice, &mut spec);

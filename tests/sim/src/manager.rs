@@ -76,6 +76,11 @@ impl Manager {
         self.derived_at = 0;
     }
 
+    /// Nothing to look at, and nothing on its way.
+    pub fn idle(&self) -> bool {
+        self.plans_in_flight == 0 && self.dirty.is_empty() && !self.all_dirty
+    }
+
     fn snapshot_now(&mut self) {
         self.snapshot = self.store.to_bytes();
     }
@@ -124,6 +129,10 @@ impl World {
         let Committed { manager, origin, result, command } = committed;
         let index = self.raft.log.len();
         self.note(format_args!("log: {index} {} {:?} {}", command.id, origin_name(&origin), command.writes.len()));
+        if self.trace.shows() {
+            let dropped = result.as_ref().map(|applied| applied.dropped.clone()).unwrap_or_default();
+            command.writes.iter().for_each(|write| self.trace.detail(format_args!("{}", shown(write, &dropped))));
+        }
         if let Origin::User(request) = origin {
             let heard = self.managers[manager].up && self.raft.leader == Some(manager);
             self.users_answer(request, heard, &result);
@@ -281,6 +290,10 @@ impl World {
         let earliest = [own.wake_at, plan.wake_at].into_iter().flatten().min();
         own.wake_at = earliest.filter(|_| self.sabotage != Some(Sabotage::ForgetWake));
         own.planned_at_ms = now_ms;
+        if self.trace.shows() {
+            plan.writes.iter().for_each(|write| self.trace.detail(format_args!("plan {}", shown(write, &[]))));
+            plan.report.iter().for_each(|line| self.trace.detail(format_args!("plan says: {line}")));
+        }
         if self.raft.leader == Some(manager) {
             self.check_plan(&snapshot, &plan.writes, now);
         }
@@ -355,4 +368,39 @@ fn origin_name(origin: &Origin) -> &'static str {
         Origin::Fact => "fact",
         Origin::User(_) => "user",
     }
+}
+
+/// A write in a few words.
+fn shown(write: &Write, dropped: &[Key]) -> String {
+    use skep_cluster::command::Object;
+    let fate = if dropped.contains(&write.key()) { " DROPPED" } else { "" };
+    let text = match write {
+        Write::Remove { key, .. } => format!("- {:?} {}", key.kind, key.id),
+        Write::Put { object: Object::Task(task), expected } => format!(
+            "{} task {} of {} spec {}: {} wants {} on {} {}{}",
+            if *expected == 0 { "+" } else { "=" },
+            &task.id.as_str()[..6],
+            task.slot_name(),
+            task.spec_version,
+            task.status.state.as_str(),
+            task.desired_state.as_str(),
+            task.node_id.as_str().get(..6).unwrap_or("-"),
+            task.replaces.as_ref().map_or("", |_| "replaces "),
+            task.status.err,
+        ),
+        Write::Put { object: Object::Service(service), .. } => format!(
+            "= service {} {} {:?} {:?} update {:?} now {:?}",
+            service.spec.name,
+            service.spec.task.container.image,
+            service.spec.mode,
+            service.spec.task.restart,
+            service.spec.update,
+            service.update_status.as_ref().map(|status| (status.state, &status.message)),
+        ),
+        Write::Put { object: Object::Node(node), .. } => {
+            format!("= node {} {:?} {:?}", &node.id.as_str()[..6], node.status.state, node.spec.availability)
+        }
+        Write::Put { object, .. } => format!("= {:?}", object.key()),
+    };
+    text + fate
 }

@@ -17,16 +17,27 @@ pub enum Body {
     /// A node opens a session.
     Register,
     /// It lives, and has the set of this generation.
-    Heartbeat { generation: u64 },
-    Status { updates: Vec<(String, TaskStatus)> },
+    Heartbeat {
+        generation: u64,
+    },
+    Status {
+        updates: Vec<(String, TaskStatus)>,
+    },
     /// The session is open.
     Registered,
     /// The manager has no session with the node.
     Unknown,
-    NotLeader { hint: Option<usize> },
-    Assign { generation: u64, set: Arc<Assignments> },
+    NotLeader {
+        hint: Option<usize>,
+    },
+    Assign {
+        generation: u64,
+        set: Arc<Assignments>,
+    },
     /// These reports are stored.
-    Stored { reports: Vec<(String, TaskState)> },
+    Stored {
+        reports: Vec<(String, TaskState)>,
+    },
 }
 
 #[derive(Debug, Clone)]

@@ -12,7 +12,11 @@ use std::sync::Arc;
 pub enum Origin {
     Plan,
     /// A node's reports; the node's number and how often this was tried.
-    Status { node: usize, updates: Vec<(String, TaskStatus)>, attempts: u32 },
+    Status {
+        node: usize,
+        updates: Vec<(String, TaskStatus)>,
+        attempts: u32,
+    },
     /// A fact the dispatcher found out.
     Fact,
     /// A user's request by its number.

@@ -130,8 +130,7 @@ fn share_address(writes: Vec<Write>) -> Vec<Write> {
 
 fn leaves_drained(write: &Write, store: &Store) -> bool {
     let Write::Put { object: Object::Task(task), .. } = write else { return false };
-    let drained = |node: &std::sync::Arc<skep_model::node::Node>| {
-        node.spec.availability == skep_model::node::Availability::Drain
-    };
+    let drained =
+        |node: &std::sync::Arc<skep_model::node::Node>| node.spec.availability == skep_model::node::Availability::Drain;
     task.desired_state == TaskState::Shutdown && store.node(task.node_id.as_str()).is_some_and(drained)
 }

@@ -40,6 +40,18 @@ impl Trace {
         }
     }
 
+    /// Whether details are worth preparing. They are not part of the hash.
+    pub fn shows(&self) -> bool {
+        self.show
+    }
+
+    #[allow(clippy::print_stdout, reason = "showing a seed is what `--show` is for")]
+    pub fn detail(&self, text: Arguments<'_>) {
+        if self.show {
+            println!("          {text}");
+        }
+    }
+
     pub fn hash(&self) -> u64 {
         self.hash
     }

@@ -75,7 +75,7 @@ pub struct World {
     checks: Vec<Box<dyn Check>>,
     /// The first thing that was wrong.
     failure: Option<String>,
-    trace: Trace,
+    pub trace: Trace,
 }
 
 /// Runs one seed to its end.
@@ -223,11 +223,19 @@ impl World {
         let Some(leader) = self.raft.leader else { return };
         let store = self.managers[leader].store.clone();
         let now = self.clock(leader);
+        // What is to happen later by time alone, such as attempts that age, is no unrest.
+        let wake_at = skep_cluster::plan::plan(&store, &Default::default(), now, &mut self.ids).wake_at;
         for round in 0..QUIET_ROUNDS {
             let now = now.plus(std::time::Duration::from_secs(round));
+            if wake_at.is_some_and(|at| at <= now) {
+                break;
+            }
             let plan = skep_cluster::plan::plan(&store, &Default::default(), now, &mut self.ids);
-            let plan = self.sabotage.map_or(plan.writes.clone(), |s| s.spoil(plan.writes, &store, &mut self.ids));
-            if let Some(write) = plan.first() {
+            let writes = match self.sabotage {
+                Some(sabotage) => sabotage.spoil(plan.writes, &store, &mut self.ids),
+                None => plan.writes,
+            };
+            if let Some(write) = writes.first() {
                 self.fail(format!("planning at rest still writes after {round} s: {:?}", write.key()));
                 return;
             }
@@ -277,7 +285,7 @@ impl World {
         for committed in self.raft.tick(self.now_ms, &reaches) {
             self.answer(committed);
         }
-        for manager in 0..self.managers.len() {
+        for (manager, reaches) in reaches.into_iter().enumerate() {
             let leads = self.raft.leader == Some(manager);
             let thinks = self.managers[manager].leading;
             if leads && !thinks && self.managers[manager].up {
@@ -288,7 +296,7 @@ impl World {
                 self.managers[manager].lead(now_ms);
             }
             // One cut off goes on until it notices.
-            if thinks && !leads && (reaches[manager] || self.dice.chance(80)) {
+            if thinks && !leads && (reaches || self.dice.chance(80)) {
                 self.note(format_args!("manager {manager} steps down"));
                 self.managers[manager].leading = false;
                 self.managers[manager].sessions.clear();

@@ -64,6 +64,11 @@ impl<'a> Draft<'a> {
         self.ids.swarm_id()
     }
 
+    /// A task as it was before this plan.
+    pub(crate) fn stored_task(&self, id: &str) -> Option<&Arc<Task>> {
+        self.base.task(id)
+    }
+
     pub(crate) fn put_task(&mut self, task: Task) {
         if !task.node_id.is_empty() {
             self.touched_nodes.insert(task.node_id.0.clone());
@@ -155,8 +160,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The difference to the snapshot. What is freed comes before what may use it, and an
-    /// object that was made and dropped again in the same plan does not appear at all.
+    /// The difference to the snapshot, in an order in which the store takes it: what is
+    /// freed comes before what uses it. An object that was made and dropped again in the
+    /// same plan does not appear at all.
     pub(crate) fn finish(mut self) -> Plan {
         let (mut removes, mut changes, mut creates) = (Vec::new(), Vec::new(), Vec::new());
         for key in std::mem::take(&mut self.touched) {
@@ -169,7 +175,25 @@ impl<'a> Draft<'a> {
             }
         }
         let writes = removes.into_iter().chain(changes).chain(creates).collect();
+        let writes = in_order(self.base.clone(), writes, self.now);
         let report = self.done.into_iter().chain(self.waiting).collect();
         Plan { writes, wake_at: self.wake_at, report }
     }
+}
+
+/// Moves writes that must wait for others, such as for an address to be freed, behind
+/// them. What no order makes acceptable stays at the end, for the store to refuse.
+fn in_order(mut store: Store, writes: Vec<Write>, now: Timestamp) -> Vec<Write> {
+    let (mut ordered, mut left) = (Vec::with_capacity(writes.len()), writes);
+    while !left.is_empty() {
+        let before = left.len();
+        let (taken, refused): (Vec<_>, Vec<_>) = left.into_iter().partition(|write| store.takes(write, now));
+        ordered.extend(taken);
+        left = refused;
+        if left.len() == before {
+            break;
+        }
+    }
+    ordered.extend(left);
+    ordered
 }

@@ -37,7 +37,8 @@ impl Reason {
 }
 
 pub(super) fn run(draft: &mut Draft<'_>, nodes: &BTreeSet<String>) {
-    for id in nodes {
+    // The empty id stands for tasks that have no node yet.
+    for id in nodes.iter().filter(|id| !id.is_empty()) {
         let tasks: Vec<Arc<Task>> = draft.store.tasks_of_node(id).cloned().collect();
         let node = draft.store.node(id).cloned();
         let overfull = node.as_deref().map(|node| overfull(node, &tasks)).unwrap_or_default();

@@ -60,6 +60,10 @@ pub(super) fn release(draft: &mut Draft<'_>, service: &Service) {
     for (_, slot) in slots(&draft.store, service.id.as_str()) {
         // The newest is the one to run; an older one still held is on its way out.
         let Some(task) = wanted(&slot).rev().find(held) else { continue };
+        if task.replaces.is_some() && !is_alone(draft, &slot, task) {
+            draft.waiting(|| format!("task {} waits until the one it replaces is told to stop", task.id));
+            continue;
+        }
         match held_until(draft, &slot, task) {
             None => draft.desire(task.id.as_str(), TaskState::Running),
             Some(at) => {
@@ -68,6 +72,16 @@ pub(super) fn release(draft: &mut Draft<'_>, service: &Service) {
             }
         }
     }
+}
+
+/// Whether it is stored that nothing else is to run in the slot. What this plan decides
+/// may be dropped when a node writes at the same time, so the next one looks again.
+fn is_alone(draft: &Draft<'_>, slot: &Slot, task: &Task) -> bool {
+    task.created_index != 0
+        && slot.iter().filter(|other| other.id != task.id).all(|other| {
+            let stored = draft.stored_task(other.id.as_str());
+            stored.is_none_or(|stored| !stored.is_wanted())
+        })
 }
 
 /// `None` when a task need not wait any longer.

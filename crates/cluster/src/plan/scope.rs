@@ -1,8 +1,11 @@
 //! What a plan looks at, derived from the keys that changed.
 
+use super::constraint;
+use super::slots::node_keeps_tasks;
 use crate::command::{Key, Kind};
 use crate::store::Store;
 use skep_model::service::{Service, ServiceMode};
+use skep_model::task::Task;
 use std::collections::BTreeSet;
 
 #[derive(Debug, Default)]
@@ -50,11 +53,12 @@ impl Scope {
             Kind::Task => {
                 let Some(task) = store.task(&key.id) else { return };
                 self.services.insert(task.service_id.0.clone());
-                if !task.node_id.is_empty() {
-                    self.balancers.insert(task.node_id.0.clone());
+                if task.node_id.is_empty() {
+                    return;
                 }
-                // Its node may have been removed while the task was on its way there.
-                if store.node(task.node_id.as_str()).is_none() {
+                self.balancers.insert(task.node_id.0.clone());
+                // Its order to leave may have been lost to a race with its own report.
+                if !may_stay(store, task) {
                     self.nodes.insert(task.node_id.0.clone());
                 }
             }
@@ -86,4 +90,12 @@ impl Scope {
             }
         }
     }
+}
+
+/// Whether a task is plainly in its place. With reservations it takes a look at all of
+/// its node's tasks to tell.
+fn may_stay(store: &Store, task: &Task) -> bool {
+    let reserves = task.spec.resources.reserve_nano_cpus > 0 || task.spec.resources.reserve_memory_bytes > 0;
+    let Some(node) = store.node(task.node_id.as_str()) else { return false };
+    !reserves && node_keeps_tasks(node) && constraint::matches(&task.spec.placement, node)
 }

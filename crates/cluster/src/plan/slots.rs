@@ -55,8 +55,7 @@ pub(crate) fn wanted(slot: &[Arc<Task>]) -> impl DoubleEndedIterator<Item = &Arc
 
 /// Told to stop, not stopped yet, and able to run at this moment.
 pub(crate) fn is_leaving(task: &Task) -> bool {
-    let state = task.status.state;
-    task.desired_state > TaskState::Complete && state >= TaskState::Assigned && !state.is_terminal()
+    task.desired_state > TaskState::Complete && has_run(task)
 }
 
 /// Ended, but nobody told it to.
@@ -150,7 +149,8 @@ pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, pred
                 task.desired_state = TaskState::Ready;
             }
         }
-        Some(old) if may_still_run(&draft.store, old) => {
+        // Even when its node is down: that the old one is to stop may fail to be stored.
+        Some(old) if has_run(old) => {
             task.replaces = Some(old.id.clone());
             task.desired_state = TaskState::Ready;
         }
@@ -160,11 +160,14 @@ pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, pred
     draft.put_task(task);
 }
 
+/// Its node was told of it and has not said that it is over.
+fn has_run(task: &Task) -> bool {
+    task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
+}
+
 /// A task whose container cannot be ruled out, on a node that will tell when it is gone.
 pub(crate) fn may_still_run(store: &Store, task: &Task) -> bool {
-    let state = task.status.state;
-    let reachable = store.node(task.node_id.as_str()).is_some_and(|node| node.status.state != NodeState::Down);
-    state >= TaskState::Assigned && !state.is_terminal() && reachable
+    has_run(task) && store.node(task.node_id.as_str()).is_some_and(|node| node.status.state != NodeState::Down)
 }
 
 pub(crate) fn new_task(draft: &mut Draft<'_>, service: &Service, key: &SlotKey) -> Task {

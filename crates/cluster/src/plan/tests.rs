@@ -300,6 +300,20 @@ fn a_removed_service_frees_its_port_when_its_tasks_are_down() {
     assert_eq!(world.running(&new).len(), 1);
 }
 
+#[test]
+fn a_changed_task_that_has_no_node_is_left_in_peace() {
+    let mut world = World::with_nodes(1);
+    let mut huge = spec("huge", 2);
+    huge.task.resources.reserve_memory_bytes = 1 << 40;
+    let id = world.create(huge);
+    world.settle();
+    let key = |task: &std::sync::Arc<skep_model::task::Task>| {
+        crate::command::Key::new(crate::command::Kind::Task, task.id.as_str())
+    };
+    let dirty = world.tasks(&id).iter().map(key).collect();
+    assert_eq!(super::plan(&world.store, &dirty, world.now, &mut world.ids).writes, []);
+}
+
 fn small_network(world: &mut World) -> skep_model::id::NetworkId {
     let ipam = IpamConfig {
         subnet: Some("10.9.0.0/29".parse().unwrap()),

@@ -3,7 +3,9 @@
 //! last one stopped.
 
 use super::draft::Draft;
-use super::slots::{Slot, SlotKey, Vacancy, ended_by_itself, fill, is_current, new_task, slots, vacancy, wanted};
+use super::slots::{
+    Slot, SlotKey, Vacancy, ended_by_itself, fill, is_current, new_task, node_is_eligible, slots, vacancy, wanted,
+};
 use skep_model::Timestamp;
 use skep_model::service::{FailureAction, Service, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
 use skep_model::task::{Task, TaskState};
@@ -59,17 +61,25 @@ fn config(service: &Service, state: Option<UpdateState>) -> UpdateConfig {
 /// Start-first: once the new task of a slot runs, the old ones go.
 fn finish_pairs(draft: &mut Draft<'_>, service: &Service, slots: &BTreeMap<SlotKey, Slot>) {
     for slot in slots.values() {
+        stop_replaced(draft, slot);
         let (new, old): (Vec<_>, Vec<_>) = wanted(slot).partition(|task| is_current(&draft.store, service, task));
         // Two current tasks are left over when a leader's write was lost: the newest stays.
-        let keeper = new.iter().rev().find(|task| task.status.state == TaskState::Running).or_else(|| new.last()).copied();
-        let Some(keeper) = keeper else { continue };
+        let keeper = new.iter().rev().find(|task| task.status.state == TaskState::Running);
+        let Some(keeper) = keeper.or_else(|| new.last()).copied() else { continue };
         if keeper.status.state == TaskState::Running {
             old.iter().for_each(|task| draft.desire(task.id.as_str(), TaskState::Shutdown));
         }
-        // Stop-first: what is being replaced goes, even if the write that said so was lost.
-        let replaced = old.iter().filter(|task| new.iter().any(|new| new.replaces.as_ref() == Some(&task.id)));
-        let surplus = new.iter().filter(|task| task.id != keeper.id);
-        replaced.chain(surplus).for_each(|task| draft.desire(task.id.as_str(), TaskState::Shutdown));
+        for task in new.iter().filter(|task| task.id != keeper.id) {
+            draft.desire(task.id.as_str(), TaskState::Shutdown);
+        }
+    }
+}
+
+/// What is being replaced is to stop, even if the write that said so was lost.
+fn stop_replaced(draft: &mut Draft<'_>, slot: &Slot) {
+    let replaced = wanted(slot).filter_map(|task| task.replaces.clone());
+    for old in replaced.collect::<Vec<_>>() {
+        draft.desire(old.as_str(), TaskState::Shutdown);
     }
 }
 
@@ -119,6 +129,12 @@ fn is_outdated(draft: &Draft<'_>, service: &Service, key: &SlotKey, slot: &Slot)
         return present.any(|task| !is_current(&draft.store, service, task));
     }
     let last = slot.iter().rev().find(|task| task.desired_state != TaskState::Remove);
+    // Nothing comes back to a node that a global service must not use.
+    if let SlotKey::Node(id) = key
+        && !draft.store.node(id).is_some_and(|node| node_is_eligible(service, node))
+    {
+        return false;
+    }
     let finished = matches!(vacancy(service, key, slot, draft.now), Vacancy::Finished { .. });
     finished && last.is_some_and(|last| last.spec_version != service.spec_version && last.spec != service.spec.task)
 }
@@ -200,9 +216,15 @@ fn react(draft: &mut Draft<'_>, service: &Service, config: &UpdateConfig, failed
 
 fn replace(draft: &mut Draft<'_>, service: &Service, config: &UpdateConfig, key: &SlotKey, slot: &Slot) {
     let old: Vec<&Arc<Task>> = wanted(slot).collect();
-    let running = old.iter().any(|task| task.status.state == TaskState::Running);
-    if config.order == UpdateOrder::StartFirst && running {
-        start_beside(draft, service, key, slot);
+    let running = old.iter().rev().find(|task| task.status.state == TaskState::Running);
+    if let (UpdateOrder::StartFirst, Some(running)) = (config.order, running) {
+        let surplus = old.iter().filter(|task| task.id != running.id);
+        surplus.for_each(|task| draft.desire(task.id.as_str(), TaskState::Shutdown));
+        // Two may run in a slot, never three: once it is stored that the others go.
+        let stored = slot.iter().filter_map(|task| draft.stored_task(task.id.as_str()));
+        if stored.filter(|task| task.is_wanted()).count() == 1 {
+            start_beside(draft, service, key, slot);
+        }
         return;
     }
     old.iter().for_each(|task| draft.desire(task.id.as_str(), TaskState::Shutdown));

@@ -4,7 +4,7 @@
 use super::index::{network_in_use_name, node_addresses, service_addresses, service_ports, task_addresses};
 use super::{Holder, Store};
 use crate::command::Object;
-use skep_model::service::ClusterNetwork;
+use skep_model::service::{ClusterNetwork, Service, UpdateState};
 use skep_model::task::{Task, TaskState};
 use std::net::IpAddr;
 
@@ -20,6 +20,8 @@ impl Store {
             Object::Node(node) => self.check_addresses(&node_addresses(node), &Holder::Node(node.id.as_str().into())),
             Object::Service(service) => {
                 let id = service.id.as_str();
+                let old = if let Some(Object::Service(old)) = old { Some(&**old) } else { None };
+                self.check_references(old, service)?;
                 let named = self.service_by_name(&service.spec.name).filter(|_| !service.pending_delete);
                 unless(named.is_some_and(|named| named.id != service.id), || taken("service", &service.spec.name))?;
                 for (protocol, port) in service_ports(service) {
@@ -38,7 +40,13 @@ impl Store {
                 }
                 Ok(())
             }
-            Object::Network(network) => self.check_network(network),
+            Object::Network(network) => {
+                let kept = matches!(old, Some(Object::Network(old)) if !old.pending_delete);
+                if kept && network.pending_delete {
+                    self.check_network_unused(network)?;
+                }
+                self.check_network(network)
+            }
             Object::Secret(secret) => {
                 let named = self.secret_by_name(&secret.spec.name);
                 unless(named.is_some_and(|named| named.id != secret.id), || taken("secret", &secret.spec.name))
@@ -50,9 +58,51 @@ impl Store {
         }
     }
 
-    /// A task goes only when nothing of it can still run.
+    /// A task goes only when nothing of it can still run, and nothing goes that a service uses.
     pub(super) fn check_remove(&self, old: &Object) -> Check {
-        let Object::Task(task) = old else { return Ok(()) };
+        match old {
+            Object::Task(task) => self.check_task_over(task),
+            Object::Network(network) if !network.pending_delete => self.check_network_unused(network),
+            Object::Secret(secret) => {
+                let uses =
+                    |service: &Service| service.spec.task.container.secrets.iter().any(|s| s.secret_id == secret.id);
+                unless(!self.services_where(uses).is_empty(), || format!("secret {} is in use", secret.spec.name))
+            }
+            Object::Config(config) => {
+                let uses =
+                    |service: &Service| service.spec.task.container.configs.iter().any(|c| c.config_id == config.id);
+                unless(!self.services_where(uses).is_empty(), || format!("config {} is in use", config.spec.name))
+            }
+            Object::Network(_) | Object::Cluster(_) | Object::Node(_) | Object::Service(_) => Ok(()),
+        }
+    }
+
+    /// Users check this before they ask, but two may ask at the same time. A rollback goes
+    /// back to what was, even if parts of it are gone by now: its tasks wait and say so.
+    fn check_references(&self, old: Option<&Service>, new: &Service) -> Check {
+        let status = new.update_status.as_ref().map(|status| status.state);
+        let same = old.is_some_and(|old| old.spec.task == new.spec.task);
+        if same || new.pending_delete || status == Some(UpdateState::RollbackStarted) {
+            return Ok(());
+        }
+        let task = &new.spec.task;
+        let network = |id: &str| self.network(id).is_some_and(|network| !network.pending_delete);
+        if let Some(gone) = task.networks.iter().find(|config| !network(&config.target)) {
+            return Err(format!("network {} not found", gone.target));
+        }
+        let secret = task.container.secrets.iter().find(|secret| self.secret(secret.secret_id.as_str()).is_none());
+        unless(secret.is_some(), || format!("secret not found: {}", secret.map_or("", |s| &s.secret_name)))?;
+        let config = task.container.configs.iter().find(|config| self.config(config.config_id.as_str()).is_none());
+        unless(config.is_some(), || format!("config not found: {}", config.map_or("", |c| &c.config_name)))
+    }
+
+    fn check_network_unused(&self, network: &ClusterNetwork) -> Check {
+        let id = network.id.as_str();
+        let users = self.services_where(|service| service.spec.task.networks.iter().any(|config| config.target == id));
+        unless(!users.is_empty(), || format!("network {id} is in use by service {}", users.join(", ")))
+    }
+
+    fn check_task_over(&self, task: &Task) -> Check {
         let state = task.status.state;
         let may_run = state >= TaskState::Assigned && !state.is_terminal();
         let reachable = self.node(task.node_id.as_str()).is_some();

@@ -129,6 +129,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a write is acceptable; it is done then. For a planner's trial.
+    pub(crate) fn takes(&mut self, write: &Write, at: Timestamp) -> bool {
+        self.apply_write(write, at).is_ok()
+    }
+
     /// Puts without any check, for a planner's working copy.
     pub(crate) fn put_unchecked(&mut self, object: Object) {
         let old = self.get(&object.key());

@@ -1,7 +1,7 @@
 //! The classic builder: a Dockerfile and a context become an image.
 //!
 //! [`parse`], [`expand`], [`ignore`], [`pattern`], [`args`] and [`stages`] decide and are
-//! pure; [`context`], [`copy`] and [`space`] touch files; [`cache`] remembers; [`execute`]
+//! pure; [`context`], [`fetch`], [`copy`] and [`space`] touch files; [`cache`] remembers; [`execute`]
 //! goes through the steps. Everything temporary is one directory of the image store,
 //! removed at the end; RUN's containers are removed by the step that made them.
 
@@ -24,6 +24,7 @@ use crate::Engine;
 use crate::image::{RegistryAuth, Temporary};
 use crate::progress::ProgressSender;
 use error::{BuildError, BuildResult};
+pub(crate) use execute::run::remove_leftovers;
 use output::Output;
 use skep_model::image::Reference;
 use skep_model::{Error, Result};

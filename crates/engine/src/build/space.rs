@@ -10,12 +10,16 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use std::ffi::CString;
+use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
 /// Bytes of mount options the kernel takes in one page.
 const MOUNT_OPTIONS_BYTES_MAX: usize = 4095;
+/// Permissions of an image's root when nothing is below it.
+const ROOT_MODE: u32 = 0o755;
 
 /// What the work can do beyond plain file calls.
 #[derive(Debug, Default)]
@@ -68,6 +72,7 @@ impl Space {
         work: &Path,
         at: &Path,
     ) -> BuildResult<PathBuf> {
+        like_the_root_below(upper, layers.first().map(PathBuf::as_path))?;
         if layers.is_empty() {
             return Ok(upper.to_owned());
         }
@@ -124,7 +129,8 @@ impl Space {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS)
             .map_err(|errno| BuildError::io("make a mount namespace")(std::io::Error::from(errno)))?;
         self.is_private = true;
-        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        // Ours never leave; the host's unmounts still arrive, so that no disk is held busy.
+        rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
             .map_err(BuildError::io("make the mount namespace private"))
     }
 
@@ -139,6 +145,17 @@ impl Space {
             }
         }
     }
+}
+
+/// The upper directory shows as the root, so it takes over what the root was below.
+fn like_the_root_below(upper: &Path, top_layer: Option<&Path>) -> BuildResult<()> {
+    let doing = || format!("prepare {}", upper.display());
+    let below = top_layer.map(std::fs::metadata).transpose().map_err(BuildError::io(doing()))?;
+    let mode = below.as_ref().map_or(ROOT_MODE, |below| below.mode() & 0o7777);
+    if let Some(below) = &below {
+        std::os::unix::fs::chown(upper, Some(below.uid()), Some(below.gid())).map_err(BuildError::io(doing()))?;
+    }
+    std::fs::set_permissions(upper, Permissions::from_mode(mode)).map_err(BuildError::io(doing()))
 }
 
 fn common_parent(paths: &[PathBuf]) -> PathBuf {

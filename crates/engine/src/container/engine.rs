@@ -34,7 +34,9 @@ impl Engine {
     /// of those that ended meanwhile, tells [`Attach`] the resulting local state,
     /// removes what nothing refers to, and applies restart policies.
     pub async fn open(config: EngineConfig, attach: Arc<dyn Attach>) -> Result<Self> {
-        Ok(Self { inner: Inner::open(config, attach).await? })
+        let engine = Self { inner: Inner::open(config, attach).await? };
+        crate::build::remove_leftovers(&engine).await;
+        Ok(engine)
     }
 
     pub fn images(&self) -> &ImageStore {

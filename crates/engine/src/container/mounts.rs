@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_target_is_used_once_and_an_image_volume_yields() {
-        let host = HostConfig { binds: vec!["a:/x".into(), "b:/x/".into()], ..Default::default() };
+        let host = HostConfig { binds: vec!["aa:/x".into(), "bb:/x/".into()], ..Default::default() };
         let error = wishes(&ContainerConfig::default(), &host).unwrap_err();
         assert_eq!(error.message, "Duplicate mount point: /x");
         let host = HostConfig { binds: vec!["data:/x".into()], ..Default::default() };

@@ -248,10 +248,7 @@ impl Store {
         self.put_blob(blob)?;
         self.sync()?;
         self.change(|index| {
-            let chain = super::digest::chain_ids(&config.rootfs.diff_ids);
-            if let Some(missing) = chain.iter().find(|layer| index.layer(layer).is_none()) {
-                return Err(ImageError::Config(format!("layer {missing} is not in the store")));
-            }
+            check_layers(index, Some(&*config))?;
             index.add_image(&id, config, ImageRecord { parent, last_tag_time: Timestamp::NEVER });
             for name in names {
                 index.set_reference(name, &id, now);
@@ -278,6 +275,7 @@ impl Store {
         synced.map_err(ImageError::file("syncing", &directory))?;
         self.sync()?;
         self.change(|index| {
+            check_layers(index, configs.last().map(|config| &**config))?;
             let mut parent = parent;
             for (config, id) in configs.into_iter().zip(&ids) {
                 let record = ImageRecord { parent: parent.replace(id.clone()), last_tag_time: Timestamp::NEVER };
@@ -454,6 +452,15 @@ impl Store {
             Ok(rustix::fs::fsync(directory)?)
         };
         write().map_err(ImageError::file("writing", path))
+    }
+}
+
+/// The layers may have gone with another image between being looked up and now.
+fn check_layers(index: &Index, config: Option<&ImageConfig>) -> ImageResult<()> {
+    let chain = config.map(|config| super::digest::chain_ids(&config.rootfs.diff_ids)).unwrap_or_default();
+    match chain.iter().find(|layer| index.layer(layer).is_none()) {
+        Some(missing) => Err(ImageError::Config(format!("layer {missing} is not in the store"))),
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Load balancers: two ways to spread a virtual address over backends, chosen once at
 //! start by what the kernel has.
 
+pub mod ipvs;
 pub mod nftables;
 
 use crate::BalancerChoice;

@@ -5,7 +5,7 @@ use crate::kernel::netlink::Request;
 use crate::kernel::netns::Namespace;
 use crate::kernel::place::Place;
 use crate::kernel::{nft, observe, route, sysctl};
-use crate::plan::{Link, LinkKind, PlaceId, Seen, Wanted, WantedPlace};
+use crate::plan::{Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Seen, Wanted, WantedPlace};
 use skep_model::id::NetworkId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -55,15 +55,21 @@ impl Kernel {
         let mut seen = Seen::default();
         for id in ids {
             let want = wanted.places.get(&id).unwrap_or(&nothing);
-            let observed = match self.place(&id)? {
-                Some(place) => Some(observe::place(place, want)?),
-                None => None,
+            let observed = match self.place(&id) {
+                Ok(Some(place)) => observe::place(place, want).map(Some),
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
             };
             if id != PlaceId::Host {
                 // One open container at a time: a thousand would be three thousand descriptors.
                 self.others.remove(&id);
             }
-            seen.places.extend(observed.map(|place| (id, place)));
+            match observed {
+                Ok(observed) => seen.places.extend(observed.map(|place| (id, place))),
+                // One container must not keep the others from being looked after.
+                Err(error) if matches!(id, PlaceId::Container(_)) => seen.unreadable.push(format!("{id}: {error}")),
+                Err(error) => return Err(error),
+            }
         }
         Ok(seen)
     }
@@ -87,6 +93,14 @@ impl Kernel {
         };
         self.others.clear();
         flushed
+    }
+
+    /// What tells a container's namespace from others; `None` when it is gone.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn namespace_inode(&self, path: &std::path::Path) -> io::Result<Option<u64>> {
+        Namespace::open(path)?.map(|namespace| namespace.inode()).transpose()
     }
 
     fn path(&self, id: &PlaceId) -> PathBuf {
@@ -127,10 +141,7 @@ impl Kernel {
             Op::CreateNamespace(network) => {
                 Namespace::create(&self.overlay_directory.join(network.as_str())).map(|_| ())
             }
-            Op::RemoveNamespace(network) => {
-                self.others.remove(&PlaceId::Overlay(network.clone()));
-                Namespace::remove(&self.overlay_directory.join(network.as_str()))
-            }
+            Op::RemoveNamespace(network) => self.remove_overlay(network),
             Op::DeleteLink { place, name } => {
                 let place = self.required_place(place)?;
                 place.forget();
@@ -167,6 +178,17 @@ impl Kernel {
         }
     }
 
+    /// The kernel takes a namespace down some time after its last use, and the tunnel's
+    /// identifier would be taken until then.
+    fn remove_overlay(&mut self, network: &NetworkId) -> io::Result<()> {
+        let id = PlaceId::Overlay(network.clone());
+        if let Some(place) = self.place(&id)? {
+            absent_is_fine(place.route.send_one(&route::delete_link(OVERLAY_TUNNEL)))?;
+        }
+        self.others.remove(&id);
+        Namespace::remove(&self.overlay_directory.join(network.as_str()))
+    }
+
     fn create_link(&mut self, id: &PlaceId, name: &str, link: &Link) -> io::Result<()> {
         if let LinkKind::Vxlan { .. } = link.kind {
             return self.create_tunnel(id, name, link);
@@ -185,7 +207,12 @@ impl Kernel {
         // The bridge is set already; naming it again would unplug and plug.
         requests.push(route::update_link(name, link, None));
         requests.extend(link.port.as_ref().map(|port| route::update_port(name, port)));
-        let outcome = all_ok(place.route.send_all(&requests)?);
+        let mut outcome = all_ok(place.route.send_all(&requests)?);
+        if is_existing(&outcome) && matches!(link.kind, LinkKind::Port(_)) {
+            // The name belongs to this endpoint alone: it is the rest of an earlier leg.
+            place.route.send_one(&route::delete_link(name))?;
+            outcome = all_ok(place.route.send_all(&requests)?);
+        }
         if outcome.is_err() && matches!(link.kind, LinkKind::Port(_)) {
             // Half a port would look finished to nobody and stay in the way.
             let created = place.index(name).is_ok();
@@ -220,6 +247,10 @@ fn update_requests(place: &mut Place, name: &str, link: &Link) -> io::Result<Vec
 
 fn all_ok(outcomes: Vec<io::Result<()>>) -> io::Result<()> {
     outcomes.into_iter().collect()
+}
+
+fn is_existing(outcome: &io::Result<()>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
 }
 
 fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {

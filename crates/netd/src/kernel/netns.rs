@@ -4,9 +4,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+const OWN: &str = "/proc/thread-self/ns/net";
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// An open network namespace. Holding it keeps the namespace alive, so it is never
@@ -16,8 +18,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// `None` when the path is gone or is no namespace any more (a bind mount that
-    /// was unmounted leaves a plain file).
+    /// `None` when the path is gone, is no namespace any more (a bind mount that was
+    /// unmounted leaves a plain file) or leads to the namespace we are in.
     ///
     /// # Errors
     /// Other failures to open the path.
@@ -30,7 +32,19 @@ impl Namespace {
             Err(error) => return Err(error),
         };
         let kind = nix::sys::statfs::fstatfs(&file)?.filesystem_type().0;
-        Ok((kind == NSFS_MAGIC).then_some(Self { file }))
+        let namespace = Self { file };
+        let is_foreign = kind == NSFS_MAGIC && namespace.inode()? != std::fs::metadata(OWN)?.ino();
+        // A path of a process that ended may lead to another one's namespace, in the
+        // worst case to our own, where a container's leg would do harm.
+        Ok(is_foreign.then_some(namespace))
+    }
+
+    /// What tells namespaces apart.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
     }
 
     /// Makes a namespace that lives as long as the mount at `path`.
@@ -66,20 +80,32 @@ impl Namespace {
         }
     }
 
-    /// Runs `work` on a thread of its own inside the namespace.
+    /// Runs `work` inside the namespace, on the calling thread: a thread for each would
+    /// cost more than the work. Must not be nested.
     ///
     /// # Errors
     /// When the namespace cannot be entered, and whatever `work` returns.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        let file = self.file.as_fd();
-        on_thread(move || {
-            setns(file, CloneFlags::CLONE_NEWNET)?;
-            work()
-        })
+    pub fn run<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let _home = Home(File::open(OWN)?);
+        setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+        work()
     }
 
     pub fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+/// Brings the thread back to where it was, also when the work panics.
+struct Home(File);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if setns(&self.0, CloneFlags::CLONE_NEWNET).is_err() {
+            // Going on in a container's namespace would wreck it; the next netd starts clean.
+            tracing::error!("cannot return to the host's network namespace");
+            std::process::abort();
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl Place {
     ///
     /// # Errors
     /// What `work` returns, or the failure to enter.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    pub fn run<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match &self.namespace {
             Some(namespace) => namespace.run(work),
             None => work(),

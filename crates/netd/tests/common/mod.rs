@@ -4,6 +4,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::print_stderr,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test helper, each test uses a part"
@@ -25,6 +26,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Longer than a retransmission of the first segment, so that one may be lost.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const WAIT_MAX: Duration = Duration::from_secs(20);
 const STATE_VARIABLE: &str = "SKEP_TEST_NETD_DIRECTORY";
 
@@ -133,11 +136,37 @@ impl Namespace {
     pub fn get(&self, address: &str, port: u16) -> io::Result<String> {
         let address: IpAddr = address.parse().unwrap();
         self.enter(|| {
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_secs(3))?;
+            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT)?;
             stream.set_read_timeout(Some(Duration::from_secs(3)))?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)
+        })
+    }
+
+    /// Whether an address answers an ICMP echo.
+    pub fn pings(&self, address: &str) -> bool {
+        use nix::sys::socket::{
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
+            sockopt,
+        };
+        use nix::sys::time::{TimeVal, TimeValLike};
+        use std::os::fd::AsRawFd;
+        // Type 8, code 0, checksum, identifier 0, sequence 1.
+        const ECHO: [u8; 8] = [8, 0, 0xf7, 0xfe, 0, 0, 0, 1];
+        let target = SockaddrIn::from(std::net::SocketAddrV4::new(address.parse().unwrap(), 0));
+        self.enter(|| {
+            let fd = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), Some(SockProtocol::Icmp)).unwrap();
+            setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(2)).unwrap();
+            sendto(fd.as_raw_fd(), &ECHO, &target, MsgFlags::empty()).unwrap();
+            let mut buffer = [0; 256];
+            while let Ok(length) = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                // Behind the IP header; 0 is an echo's reply.
+                if length >= 28 && buffer[20] == 0 && buffer[12..16] == target.ip().octets() {
+                    return true;
+                }
+            }
+            false
         })
     }
 
@@ -213,6 +242,20 @@ impl Lab {
         self.netd.as_ref().map(Child::id).unwrap()
     }
 
+    /// Processor time that netd has used, in milliseconds.
+    pub fn netd_cpu_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.netd_pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        // In hundredths of a second, user and system.
+        (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10
+    }
+
+    /// Proportional memory of netd, as the kernel prints it.
+    pub fn netd_memory(&self) -> String {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.netd_pid())).unwrap();
+        rollup.lines().find(|line| line.starts_with("Pss:")).unwrap().to_owned()
+    }
+
     /// Kills netd as a crash would.
     pub fn kill_netd(&mut self) {
         if let Some(mut netd) = self.netd.take() {
@@ -237,6 +280,22 @@ impl Lab {
     pub async fn assert_converged(&self) {
         assert_eq!(self.client.verify().await.unwrap(), Vec::<String>::new());
         assert_eq!(self.client.status().await.unwrap().failing, Vec::<String>::new());
+    }
+
+    pub fn overlay_namespaces(&self) -> usize {
+        std::fs::read_dir(self.directory.join("overlays")).map_or(0, Iterator::count)
+    }
+
+    pub async fn wait_not_failing(&self) {
+        let deadline = Instant::now() + WAIT_MAX;
+        loop {
+            let failing = self.client.status().await.unwrap().failing;
+            if failing.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "still failing: {failing:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     pub async fn wait_converged(&self) {

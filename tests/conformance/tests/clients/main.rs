@@ -10,7 +10,7 @@ mod images;
 mod network;
 mod swarm;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use skep_conformance::{Client, Host};
 
@@ -39,7 +39,7 @@ fn trial(client: &Client, name: &str, run: fn(&mut Host) -> Result<()>) -> Trial
     let client = client.clone();
     Trial::test(format!("{}::{name}", client.label), move || {
         let mut host = Host::start(&client).map_err(failed)?;
-        run(&mut host).with_context(|| format!("daemon log:\n{}", host.log())).map_err(failed)
+        run(&mut host).map_err(|error| Failed::from(format!("{error:#}\n\nthe daemon's log:\n{}", host.log())))
     })
 }
 

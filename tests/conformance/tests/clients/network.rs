@@ -3,6 +3,7 @@
 use crate::Scenario;
 use anyhow::{Context, Result, ensure};
 use skep_conformance::host::HOST_ADDRESS;
+use skep_conformance::host::http_get;
 use skep_conformance::{Host, wait};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -24,9 +25,9 @@ fn published_port_from_everywhere(host: &mut Host) -> Result<()> {
     }
     ensure!(host.who_answers_outside(&format!("http://{HOST_ADDRESS}:8081/"))? == name);
     // Hairpin: another container, and the container itself, by the host's address.
-    let url = format!("http://{HOST_ADDRESS}:8081/");
-    let seen = host.ok(&["run", "--rm", "busybox", "wget", "-q", "-T", "5", "-O", "-", &url])?;
+    let seen = host.ok(&["run", "--rm", "busybox", "sh", "-c", &http_get(HOST_ADDRESS, 8081)])?;
     ensure!(seen.contains(name), "{seen}");
+    let url = format!("http://{HOST_ADDRESS}:8081/");
     // The outside client's address arrives unchanged.
     let text = host.outside_ok(&["curl", "--silent", "--max-time", "5", &url])?;
     ensure!(text.contains("RemoteAddr: 10.99.0.254:"), "{text}");
@@ -70,16 +71,15 @@ fn containers_find_each_other_by_name(host: &mut Host) -> Result<()> {
     host.ok(&["network", "create", "net1"])?;
     let id = host.ok(&["run", "-d", "--name", "web", "--network", "net1", "--network-alias", "www", "whoami"])?;
     for name in ["web", "www", &id[..12], "web.net1"] {
-        let url = format!("http://{name}/");
-        let text = wait::until(&url, || {
-            host.ok(&["run", "--rm", "--network", "net1", "busybox", "wget", "-q", "-T", "5", "-O", "-", &url])
-        })?;
-        ensure!(text.contains(&id[..12]), "{text}");
+        let script = http_get(name, 80);
+        let text =
+            wait::until(name, || host.ok(&["run", "--rm", "--network", "net1", "busybox", "sh", "-c", &script]))?;
+        ensure!(text.contains(&id[..12]), "{name}: {text}");
     }
     let refusal = host.refused(&["network", "rm", "net1"])?;
     ensure!(refusal.contains("has active endpoints"), "{refusal}");
     // Not resolvable from another network.
-    ensure!(host.refused(&["run", "--rm", "busybox", "wget", "-q", "-T", "5", "-O", "-", "http://web/"]).is_ok());
+    host.refused(&["run", "--rm", "busybox", "sh", "-c", &http_get("web", 80)])?;
     host.ok(&["rm", "-f", "web"])?;
     host.ok(&["network", "rm", "net1"])?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::Scenario;
 use anyhow::{Context, Result, ensure};
-use skep_conformance::host::HOST_ADDRESS;
+use skep_conformance::host::{HOST_ADDRESS, http_get};
 use skep_conformance::{Host, wait};
 use std::collections::BTreeMap;
 
@@ -141,7 +141,7 @@ fn service_to_service_by_vip(host: &mut Host) -> Result<()> {
     ensure!(tasks.matches("Address").count() >= 4, "{tasks}");
     let mut seen = BTreeMap::new();
     for _ in 0..12 {
-        let text = host.ok(&["exec", &client, "wget", "-q", "-T", "5", "-O", "-", "http://web/"])?;
+        let text = host.ok(&["exec", &client, "sh", "-c", &http_get("web", 80)])?;
         let name = text.lines().find_map(|l| l.strip_prefix("Hostname: ")).context("whoami")?.to_owned();
         *seen.entry(name).or_insert(0) += 1;
     }
@@ -177,9 +177,9 @@ fn nothing_is_left(host: &mut Host) -> Result<()> {
     host.ok(&["network", "create", "-d", "overlay", "app"])?;
     host.ok(&["network", "create", "local1"])?;
     host.ok(&["service", "create", "--name", "web", "--replicas", "3", "-p", "8080:80", "--network", "app", "whoami"])?;
-    host.ok(&["run", "-d", "--name", "a", "--network", "local1", "-p", "9001:80", "whoami"])?;
-    host.ok(&["run", "-d", "--name", "b", "-v", "/anonymous", "busybox", "sleep", "1000"])?;
-    host.ok(&["rm", "-f", "-v", "a", "b"])?;
+    host.ok(&["run", "-d", "--name", "one", "--network", "local1", "-p", "9001:80", "whoami"])?;
+    host.ok(&["run", "-d", "--name", "two", "-v", "/anonymous", "busybox", "sleep", "1000"])?;
+    host.ok(&["rm", "-f", "-v", "one", "two"])?;
     host.ok(&["network", "rm", "local1"])?;
     host.ok(&["swarm", "leave", "--force"])?;
     ensure!(host.ok(&["ps", "-aq"])?.is_empty());

@@ -17,6 +17,9 @@ pub fn unmet(world: &World) -> Option<String> {
     if let Some(manager) = lagging {
         return Some(format!("manager {manager} lags"));
     }
+    if !world.managers[leader].idle() {
+        return Some("the leader still plans".into());
+    }
     for (number, node) in world.nodes.iter().enumerate() {
         let Some(stored) = store.node(node.id.as_str()) else { continue };
         if stored.status.state != NodeState::Ready || !world.managers[leader].sessions.contains_key(&number) {
@@ -26,7 +29,8 @@ pub fn unmet(world: &World) -> Option<String> {
         if let Some(difference) = node.kernel.difference(&wanted.network) {
             return Some(format!("node {number}: {difference}"));
         }
-        if let Some(container) = node.agent.containers().iter().find(|c| !wanted.tasks.contains_key(c.task.id.as_str())) {
+        if let Some(container) = node.agent.containers().iter().find(|c| !wanted.tasks.contains_key(c.task.id.as_str()))
+        {
             return Some(format!("node {number} still has task {}", container.task.id));
         }
     }
@@ -48,6 +52,10 @@ fn service_unmet(store: &Store, service: &Arc<Service>) -> Option<String> {
     for task in store.tasks_of_service(service.id.as_str()).filter(|task| task.is_wanted()) {
         if task.status.state < TaskState::Assigned && task.status.err.is_empty() {
             return Some(format!("task {} of {name} waits without a reason", task.id));
+        }
+        let node = store.node(task.node_id.as_str());
+        if node.is_some_and(|node| node.spec.availability == Availability::Drain) {
+            return Some(format!("task {} of {name} is on a drained node", task.id));
         }
         let held = task.desired_state < TaskState::Running && !is_paused(state);
         if (task.status.state >= TaskState::Assigned && task.status.state != TaskState::Running) || held {

@@ -1,8 +1,8 @@
 //! What must always hold, one rule a file. Safety is looked at every tick and with every
 //! plan; [`converge`] says what is still missing before the swarm is at rest.
 
-mod acked;
 mod acceptable;
+mod acked;
 mod addresses;
 mod agreement;
 pub mod converge;

@@ -17,18 +17,20 @@ impl Check for Pace {
     }
 
     fn planned(&mut self, snapshot: &Store, writes: &[Write], _now: Timestamp) -> Verdict {
-        let mut taken: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut taken: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for write in writes {
             let Write::Put { object: Object::Task(task), .. } = write else { continue };
             if taken_by_update(snapshot, task) {
-                *taken.entry(task.service_id.as_str()).or_default() += 1;
+                taken.entry(task.service_id.as_str()).or_default().push(task.id.as_str());
             }
         }
-        for (id, count) in taken {
+        for (id, tasks) in taken {
             let Some(service) = snapshot.service(id) else { continue };
             let limit = parallelism(service);
-            if limit > 0 && count > limit {
-                return Err(format!("{}: {count} slots are taken at once, {limit} may be", service.spec.name));
+            if limit > 0 && tasks.len() as u64 > limit {
+                let version = service.meta.version;
+                let name = &service.spec.name;
+                return Err(format!("{name} version {version}: {tasks:?} are taken at once, {limit} may be"));
             }
         }
         Ok(())
@@ -45,9 +47,8 @@ fn taken_by_update(snapshot: &Store, task: &Task) -> bool {
     let told = task.desired_state == TaskState::Shutdown
         && before.is_some_and(|before| before.is_wanted() && before.status.state == TaskState::Running);
     let node = snapshot.node(task.node_id.as_str());
-    let kept = node.is_some_and(|node| {
-        node.status.state != NodeState::Down && node.spec.availability == Availability::Active
-    });
+    let kept =
+        node.is_some_and(|node| node.status.state != NodeState::Down && node.spec.availability == Availability::Active);
     let global = matches!(service.spec.mode, ServiceMode::Global);
     let moved = task.spec.placement != service.spec.task.placement || !task.spec.placement.constraints.is_empty();
     let beside = snapshot.tasks_of_service(service.id.as_str()).any(|other| {

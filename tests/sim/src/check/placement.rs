@@ -1,10 +1,9 @@
-//! Tasks are assigned only to nodes that are ready, active, matching, and have room; and
-//! a plan leaves no wanted task on a node that is drained, down or gone.
+//! Tasks are assigned only to nodes that are ready and active and have room.
 
 use super::{Check, Verdict};
+use skep_cluster::Command;
 use skep_cluster::command::{Object, Write};
 use skep_cluster::store::Store;
-use skep_cluster::Command;
 use skep_model::Timestamp;
 use skep_model::node::{Availability, NodeState};
 use skep_model::task::TaskState;
@@ -29,28 +28,26 @@ impl Check for Placement {
                 return Err(format!("task {} is assigned to a node that takes none", task.id));
             }
         }
-        self.nothing_stays(snapshot, writes, now)
+        has_room(snapshot, writes, now)
     }
 }
 
-impl Placement {
-    fn nothing_stays(&self, snapshot: &Store, writes: &[Write], now: Timestamp) -> Verdict {
-        let mut store = snapshot.clone();
-        let command = Command { id: String::new(), at: now, writes: writes.to_vec(), independent: true };
-        if store.apply(store.index() + 1, &command).is_err() {
-            return Ok(());
-        }
-        for node in store.nodes() {
-            let reserved = |task: &&std::sync::Arc<skep_model::task::Task>| !task.status.state.is_terminal();
-            let memory: i64 = store
-                .tasks_of_node(node.id.as_str())
-                .filter(reserved)
-                .map(|task| task.spec.resources.reserve_memory_bytes)
-                .sum();
-            if memory > node.description.memory_bytes {
-                return Err(format!("node {} has more reserved than it has", node.id));
-            }
-        }
-        Ok(())
+fn has_room(snapshot: &Store, writes: &[Write], now: Timestamp) -> Verdict {
+    let mut store = snapshot.clone();
+    let command = Command { id: String::new(), at: now, writes: writes.to_vec(), independent: true };
+    if store.apply(store.index() + 1, &command).is_err() {
+        return Ok(());
     }
+    for node in store.nodes() {
+        let reserved = |task: &&std::sync::Arc<skep_model::task::Task>| !task.status.state.is_terminal();
+        let memory: i64 = store
+            .tasks_of_node(node.id.as_str())
+            .filter(reserved)
+            .map(|task| task.spec.resources.reserve_memory_bytes)
+            .sum();
+        if memory > node.description.memory_bytes {
+            return Err(format!("node {} has more reserved than it has", node.id));
+        }
+    }
+    Ok(())
 }

@@ -31,7 +31,11 @@ impl Check for Slots {
             for (slot, tasks) in slots {
                 let same_spec = tasks.windows(2).any(|pair| pair[0].spec_version == pair[1].spec_version);
                 if tasks.len() > 2 || (tasks.len() == 2 && (same_spec || !beside)) {
-                    return Err(format!("slot {slot:?} of {} has {} tasks that are to run", service.spec.name, tasks.len()));
+                    return Err(format!(
+                        "slot {slot:?} of {} has {} tasks that are to run",
+                        service.spec.name,
+                        tasks.len()
+                    ));
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! Going through the stages and their steps.
 
 mod describe;
+mod mount_points;
 mod pending;
-mod run;
+pub(crate) mod run;
 mod settings;
 mod transfer;
 

@@ -1,6 +1,6 @@
 //! `RUN`: a container from the image so far, whose changes become a layer.
 
-use super::{Builder, Change, State, describe, settings};
+use super::{Builder, Change, State, describe, mount_points, settings};
 use crate::Engine;
 use crate::build::error::{BuildError, BuildResult};
 use crate::build::output::short_id;
@@ -9,6 +9,22 @@ use crate::container::{AttachOptions, RemoveOptions, WaitCondition};
 use skep_model::container::{ContainerConfig, ContainerSpec, HealthConfig, HostConfig, Resources};
 use skep_model::id::ContainerId;
 use std::path::PathBuf;
+
+/// Marks the containers of build steps: nobody but their build wants them.
+pub(crate) const STEP_ANNOTATION: &str = "skep.build.step";
+
+/// Removes what a build left behind that was killed with its daemon. To be called at
+/// start, before there are new builds.
+pub(crate) async fn remove_leftovers(engine: &Engine) {
+    for container in engine.list() {
+        if !container.host.annotations.contains_key(STEP_ANNOTATION) {
+            continue;
+        }
+        if let Err(error) = remove(engine, &container.id).await {
+            tracing::warn!(container = %container.id, %error, "a container of a broken-off build stays");
+        }
+    }
+}
 
 impl Builder<'_> {
     pub(super) async fn run_step(
@@ -68,6 +84,7 @@ impl Builder<'_> {
             network_mode: if chosen.is_empty() { "default".to_owned() } else { chosen.to_owned() },
             extra_hosts: options.extra_hosts.clone(),
             shm_size: options.shm_size,
+            annotations: [(STEP_ANNOTATION.to_owned(), String::new())].into(),
             resources: Resources {
                 memory_bytes: options.memory_bytes,
                 cpu_shares: options.cpu_shares,
@@ -120,7 +137,17 @@ impl Builder<'_> {
         if ended.exit_code != 0 {
             return Err(BuildError::Command { command: command.to_owned(), code: ended.exit_code });
         }
-        let upper = PathBuf::from(&engine.inspect(id.as_str())?.upper_dir);
+        let info = engine.inspect(id.as_str())?;
+        let upper = PathBuf::from(&info.upper_dir);
+        let layers = engine.images().layer_dirs(image)?;
+        let mounts: Vec<String> = info.mounts.iter().map(|mount| mount.destination.clone()).collect();
+        let clean = {
+            let upper = upper.clone();
+            move || mount_points::remove(&upper, &layers, &mounts)
+        };
+        tokio::task::spawn_blocking(clean)
+            .await
+            .map_err(|error| BuildError::io("look at a step's changes")(std::io::Error::other(error)))??;
         Ok(engine.images().commit_dir(Some(image), &upper).await?)
     }
 }

@@ -1,5 +1,5 @@
 //! Shared by the image tests.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its own part")]
 
 use skep_engine::config::EngineConfig;
 use skep_engine::image::ImageStore;

@@ -1,0 +1,182 @@
+//! What the build tests share: an engine on a data root of its own, and contexts as tars.
+#![allow(dead_code)] // Not every test program uses all of it.
+
+use async_trait::async_trait;
+use skep_engine::build::{BuildOptions, build};
+use skep_engine::progress::Progress;
+use skep_engine::{Attach, Engine, EngineConfig};
+use skep_model::id::{ContainerId, EndpointId, NetworkId};
+use skep_model::netstate::{AttachRequest, DesiredNetwork, LocalNetState};
+use skep_model::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+/// Image id and output, or the error and the output until then.
+pub type Built = std::result::Result<(String, String), (Error, String)>;
+
+pub struct Lab {
+    pub engine: Engine,
+    dir: TempDir,
+    program: PathBuf,
+}
+
+pub fn options(tag: &str) -> BuildOptions {
+    BuildOptions { tags: vec![tag.to_owned()], network_mode: "none".into(), ..BuildOptions::default() }
+}
+
+/// The output with every short id replaced.
+pub fn normal(output: &str) -> String {
+    let is_id = |word: &str| word.len() == 12 && word.chars().all(|c| c.is_ascii_hexdigit());
+    let line = |line: &str| line.split(' ').map(|w| if is_id(w) { "ID" } else { w }).collect::<Vec<_>>().join(" ");
+    output.lines().map(|text| line(text) + "\n").collect()
+}
+
+/// The tar of a context.
+pub fn context(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        archive.append_data(&mut header, name, content.as_slice()).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+impl Lab {
+    /// For builds that only copy files.
+    pub async fn open() -> Self {
+        Self::with_program(PathBuf::from("/proc/self/exe")).await
+    }
+
+    /// For builds that run containers.
+    pub async fn with_shim() -> Self {
+        let tests = std::env::current_exe().unwrap();
+        let shim = tests.parent().unwrap().parent().unwrap().join("examples/shim");
+        assert!(shim.exists(), "{} is not built: `cargo build -p skep-engine --examples`", shim.display());
+        Self::with_program(shim).await
+    }
+
+    async fn with_program(program: PathBuf) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Self::engine(dir.path(), &program).await;
+        Self { engine, dir, program }
+    }
+
+    /// A new engine on the same data root.
+    pub async fn restart(mut self) -> Self {
+        self.engine.shutdown().await;
+        self.engine = Self::engine(self.dir.path(), &self.program).await;
+        self
+    }
+
+    async fn engine(dir: &Path, program: &Path) -> Engine {
+        let config = EngineConfig {
+            data_root: dir.join("data"),
+            exec_root: dir.join("exec"),
+            program: program.to_owned(),
+            insecure_registries: Vec::new(),
+            registry_mirrors: Vec::new(),
+            cgroup_parent: format!("/{}", cgroup_parent(dir)),
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_options: Vec::new(),
+            bridge_address: None,
+        };
+        Engine::open(config, Arc::new(NoNetwork)).await.unwrap()
+    }
+
+    pub async fn build(&self, files: &[(&str, &str)], options: BuildOptions) -> Built {
+        let files: Vec<_> = files.iter().map(|(name, content)| (*name, content.as_bytes().to_vec())).collect();
+        self.build_tar(context(&files), options).await
+    }
+
+    pub async fn build_tar(&self, tar: Vec<u8>, options: BuildOptions) -> Built {
+        let (progress, mut seen) = mpsc::channel(16);
+        let collect = async {
+            let mut output = String::new();
+            while let Some(progress) = seen.recv().await {
+                if let Progress::Stream(text) = progress {
+                    output.push_str(&text);
+                }
+            }
+            output
+        };
+        let (built, output) = tokio::join!(build(&self.engine, std::io::Cursor::new(tar), options, progress), collect);
+        match built {
+            Ok(id) => Ok((id, output)),
+            Err(error) => Err((error, output)),
+        }
+    }
+
+    /// A file's text in an image, searched from the top layer down.
+    pub fn read(&self, image: &str, path: &str) -> String {
+        fs::read_to_string(self.find(image, path).unwrap_or_else(|| panic!("{path} is not in {image}"))).unwrap()
+    }
+
+    pub fn exists(&self, image: &str, path: &str) -> bool {
+        self.find(image, path).is_some()
+    }
+
+    fn find(&self, image: &str, path: &str) -> Option<PathBuf> {
+        let layers = self.engine.images().layer_dirs(image).unwrap();
+        layers.into_iter().map(|layer| layer.join(path)).find(|path| path.symlink_metadata().is_ok())
+    }
+
+    /// No container, mount or temporary file of a build is left.
+    pub fn assert_clean(&self) {
+        assert!(self.engine.list().is_empty(), "a container is left");
+        let temporary = fs::read_dir(self.dir.path().join("data/image/tmp")).unwrap();
+        let left: Vec<_> = temporary.map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "a mount is left");
+    }
+}
+
+impl Drop for Lab {
+    // Also after a failed assertion: no process and no control group outlives its test.
+    fn drop(&mut self) {
+        for container in self.engine.list() {
+            if let Some(pid) = i32::try_from(container.state.pid).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        for root in self.engine.kernel().cgroup_roots() {
+            let _ = fs::remove_dir(root.join(cgroup_parent(self.dir.path())));
+        }
+    }
+}
+
+fn cgroup_parent(dir: &Path) -> String {
+    let name = dir.file_name().unwrap().to_string_lossy();
+    format!("skep-build-test-{}", name.trim_start_matches('.'))
+}
+
+/// Builds of the tests have no network.
+struct NoNetwork;
+
+#[async_trait]
+impl Attach for NoNetwork {
+    async fn sync(&self, _: LocalNetState) -> Result<()> {
+        Ok(())
+    }
+    async fn put_network(&self, _: DesiredNetwork) -> Result<()> {
+        Ok(())
+    }
+    async fn remove_network(&self, _: &NetworkId) -> Result<()> {
+        Ok(())
+    }
+    async fn attach(&self, _: AttachRequest) -> Result<()> {
+        Ok(())
+    }
+    async fn detach(&self, _: &ContainerId) -> Result<()> {
+        Ok(())
+    }
+    async fn detach_endpoint(&self, _: &EndpointId) -> Result<()> {
+        Ok(())
+    }
+}

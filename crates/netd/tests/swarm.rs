@@ -1,0 +1,240 @@
+//! The swarm's section: overlays on one node, virtual addresses, the routing mesh.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod common;
+
+use common::{HOST, Lab, Namespace, OUTSIDE, ask_udp, attach, bridge_network, endpoint, port};
+use skep_model::ErrorKind;
+use skep_model::id::{ContainerId, EndpointId, NetworkId, ServiceId, TaskId};
+use skep_model::netstate::{
+    Backend, ClusterNetState, DesiredEndpoint, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend,
+    NetworkKind, Subnet,
+};
+use skep_model::network::{Protocol, mac_of};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+const VIP: &str = "10.0.1.100";
+
+#[test]
+#[ignore = "is netd itself, started by the laboratory"]
+fn netd_process() {
+    common::netd_process();
+}
+
+fn overlay_id() -> NetworkId {
+    NetworkId("overlaynetworkidoflength25".into())
+}
+
+fn overlay() -> DesiredNetwork {
+    DesiredNetwork {
+        id: overlay_id(),
+        name: "mesh".into(),
+        kind: NetworkKind::Overlay { vni: 4097, vxlan_port: 4789 },
+        subnets: vec![Subnet { net: "10.0.1.0/24".parse().unwrap(), gateway: Some("10.0.1.1".parse().unwrap()) }],
+        internal: false,
+        mtu: 0,
+        dns: true,
+    }
+}
+
+/// The gateway bridge: containers do not see each other there.
+fn gateway_bridge() -> DesiredNetwork {
+    let mut network = bridge_network(9);
+    network.dns = false;
+    if let NetworkKind::Bridge { inter_container, .. } = &mut network.kind {
+        *inter_container = false;
+    }
+    network
+}
+
+/// Both legs of task `last`: the overlay first, the way out second.
+fn legs(last: u8, namespace: &Namespace) -> Vec<DesiredEndpoint> {
+    let address: IpAddr = format!("10.0.1.{last}").parse().unwrap();
+    let mut out = endpoint(9, last, &namespace.path());
+    out.interface = "eth1".into();
+    let overlay_leg = DesiredEndpoint {
+        id: EndpointId(format!("overlay{last}")),
+        network: overlay_id(),
+        interface: "eth0".into(),
+        addresses: vec![format!("{address}/24").parse().unwrap()],
+        mac: mac_of(address),
+        default_route: false,
+        ..out.clone()
+    };
+    vec![overlay_leg, out]
+}
+
+fn container(last: u8) -> ContainerId {
+    endpoint(9, last, std::path::Path::new("/")).container
+}
+
+fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
+    let backend = |(last, weight): &(u8, u16)| Backend {
+        task: TaskId(format!("task{last}")),
+        address: format!("10.0.1.{last}").parse().unwrap(),
+        name: format!("web.{last}.task{last}"),
+        weight: *weight,
+    };
+    let live = backends.iter().filter(|(_, weight)| *weight > 0);
+    let local = live
+        .map(|(last, _)| IngressBackend::Local { task: TaskId(format!("task{last}")), container: container(*last) });
+    ClusterNetState {
+        generation,
+        networks: vec![overlay()],
+        load_balancer_addresses: BTreeMap::from([(overlay_id(), "10.0.1.2/24".parse().unwrap())]),
+        services: vec![DesiredService {
+            id: ServiceId("service1".into()),
+            name: "web".into(),
+            aliases: Vec::new(),
+            network: overlay_id(),
+            vip: Some(VIP.parse().unwrap()),
+            backends: backends.iter().map(backend).collect(),
+        }],
+        ingress: vec![DesiredIngress {
+            service: ServiceId("service1".into()),
+            published_port: 8080,
+            target_port: 80,
+            protocol: Protocol::Tcp,
+            backends: local.collect(),
+        }],
+    }
+}
+
+/// Three tasks that answer with their number by TCP 80 and 90, and by UDP 53.
+async fn tasks(lab: &Lab, generation: u64) -> Vec<Namespace> {
+    lab.client.put_network(gateway_bridge()).await.unwrap();
+    lab.client.set_cluster(state(generation, &[])).await.unwrap();
+    let tasks: Vec<Namespace> = (0..3).map(|_| Namespace::new()).collect();
+    for (task, last) in tasks.iter().zip(10..) {
+        lab.client.attach(attach(legs(last, task))).await.unwrap();
+        task.serve_tcp(80, &last.to_string());
+        task.serve_tcp_echo(90, &last.to_string());
+        task.serve_udp(53, &last.to_string());
+    }
+    tasks
+}
+
+fn spread(answers: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        *counts.entry(answer.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+fn even(count: usize) -> BTreeMap<String, usize> {
+    ["10", "11", "12"].iter().map(|name| ((*name).to_owned(), count)).collect()
+}
+
+#[tokio::test]
+async fn a_virtual_address_spreads_evenly_drains_and_forgets() {
+    let lab = Lab::new();
+    let tasks = tasks(&lab, 1).await;
+    assert!(tasks[0].get(VIP, 80).is_err(), "no backend yet");
+    lab.client.set_cluster(state(2, &[(10, 1), (11, 1), (12, 1)])).await.unwrap();
+    lab.assert_converged().await;
+
+    assert_eq!(spread((0..30).map(|_| tasks[0].get(VIP, 80).unwrap())), even(10));
+    assert_eq!(tasks[0].get("10.0.1.11", 80).unwrap(), "11 10.0.1.10", "tasks reach each other directly");
+    assert!(tasks[1].pings(VIP));
+
+    let mut open: Vec<TcpStream> = tasks[0].enter(|| (0..3).map(|_| TcpStream::connect((VIP, 90)).unwrap()).collect());
+    let socket = tasks[0].enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let service: SocketAddr = format!("{VIP}:53").parse().unwrap();
+    let first = ask_udp(&socket, service).unwrap();
+    assert_eq!(ask_udp(&socket, service).unwrap(), first, "a flow stays where it is");
+    let stuck: u8 = first.split(' ').next().unwrap().parse().unwrap();
+
+    // Drained: open connections live on, new ones go elsewhere.
+    let weights: Vec<(u8, u16)> = (10..13).map(|last| (last, u16::from(last != stuck))).collect();
+    lab.client.set_cluster(state(3, &weights)).await.unwrap();
+    let answers = spread((0..20).map(|_| tasks[0].get(VIP, 80).unwrap()));
+    assert_eq!(answers.len(), 2);
+    assert!(!answers.contains_key(&stuck.to_string()) && answers.values().all(|count| *count == 10), "{answers:?}");
+    for stream in &mut open {
+        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0; 2]).unwrap();
+    }
+    assert_eq!(ask_udp(&socket, service).unwrap(), first);
+
+    // Removed: its UDP flows are forgotten.
+    let rest: Vec<(u8, u16)> = weights.into_iter().filter(|(last, _)| *last != stuck).collect();
+    lab.client.set_cluster(state(4, &rest)).await.unwrap();
+    assert_ne!(ask_udp(&socket, service).unwrap(), first);
+    lab.assert_converged().await;
+}
+
+#[tokio::test]
+async fn the_mesh_spreads_keeps_the_client_and_refuses_without_backends() {
+    let lab = Lab::new();
+    let tasks = tasks(&lab, 1).await;
+    let started = Instant::now();
+    let error = lab.outside.get(HOST, 8080).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(lab.host.get("127.0.0.1", 8080).is_err() && tasks[0].get(HOST, 8080).is_err());
+    assert!(started.elapsed() < Duration::from_secs(1), "a refusal must be quick");
+
+    lab.client.set_cluster(state(2, &[(10, 1), (11, 1), (12, 1)])).await.unwrap();
+    lab.assert_converged().await;
+    let answers: Vec<String> = (0..30).map(|_| lab.outside.get(HOST, 8080).unwrap()).collect();
+    assert!(answers.iter().all(|answer| answer.ends_with(OUTSIDE)), "{answers:?}");
+    assert_eq!(spread(answers.into_iter()), even(10));
+    assert_eq!(spread((0..6).map(|_| lab.host.get("127.0.0.1", 8080).unwrap())), even(2));
+    assert_eq!(spread((0..6).map(|_| lab.host.get(HOST, 8080).unwrap())), even(2));
+    assert_eq!(spread((0..6).map(|_| tasks[0].get(HOST, 8080).unwrap())), even(2));
+    // Tasks have a way out by the gateway bridge.
+    lab.outside.serve_tcp(7000, "outside");
+    assert_eq!(tasks[0].get(OUTSIDE, 7000).unwrap(), format!("outside {HOST}"));
+}
+
+#[tokio::test]
+async fn older_generations_are_refused_and_leaving_leaves_nothing() {
+    let lab = Lab::new();
+    let before = lab.kernel_state();
+    lab.client.set_cluster(state(5, &[])).await.unwrap();
+    let error = lab.client.set_cluster(state(4, &[])).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict);
+    assert_eq!(lab.client.status().await.unwrap().cluster_generation, 5);
+    assert_ne!(lab.kernel_state(), before);
+
+    lab.client.clear_cluster().await.unwrap();
+    assert_eq!(lab.kernel_state(), before);
+    assert_eq!(lab.overlay_namespaces(), 0);
+    lab.client.set_cluster(state(1, &[])).await.unwrap();
+    lab.client.clear_cluster().await.unwrap();
+    lab.assert_converged().await;
+}
+
+#[tokio::test]
+async fn a_remote_backend_is_said_to_be_unsupported() {
+    let lab = Lab::new();
+    let mut state = state(1, &[]);
+    state.ingress[0].backends =
+        vec![IngressBackend::Remote { task: TaskId("far".into()), node_address: "10.99.0.9".parse().unwrap() }];
+    lab.client.set_cluster(state).await.unwrap();
+    let failing = lab.client.status().await.unwrap().failing;
+    assert_eq!(failing, ["ingress 8080: task far runs on another node, which is not supported yet"]);
+    let status = lab.client.status().await.unwrap();
+    assert_eq!(status.balancer, "nftables");
+    assert_ne!(status.pid, 0);
+}
+
+#[tokio::test]
+async fn a_mesh_port_may_not_take_a_published_one() {
+    let lab = Lab::new();
+    let web = Namespace::new();
+    lab.client.put_network(bridge_network(1)).await.unwrap();
+    let mut leg = endpoint(1, 2, &web.path());
+    leg.ports = vec![port(None, 8080, 80, Protocol::Tcp)];
+    lab.client.attach(attach(vec![leg.clone()])).await.unwrap();
+    lab.client.set_cluster(state(1, &[])).await.unwrap();
+    let failing = lab.client.status().await.unwrap().failing;
+    assert_eq!(failing, ["Bind for 0.0.0.0:8080 failed: port is already allocated"]);
+    lab.client.detach(&leg.container).await.unwrap();
+    lab.wait_not_failing().await;
+}
