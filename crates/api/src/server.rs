@@ -127,7 +127,8 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
-        .half_close(true)
+        // A client that closes has given up: its stream must end even if nothing happens on it.
+        .half_close(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
         .with_upgrades();
     let mut connection = pin!(connection);
