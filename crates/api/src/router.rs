@@ -2,8 +2,8 @@
 
 use crate::backend::Backend;
 use crate::route::{
-    build, containers, disk, events, exec, images, networks, secrets, service_logs, services, streams, swarm, system,
-    volumes,
+    build, containers, disk, events, exec, files, images, networks, secrets, service_logs, services, streams, swarm,
+    system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
 use axum::Router;
@@ -60,6 +60,10 @@ fn container_paths() -> Router<Backend> {
         .route("/containers/{name}/logs", get(streams::logs))
         .route("/containers/{name}/attach", post(streams::attach))
         .route("/containers/{name}/wait", post(streams::wait))
+        .route("/containers/{name}/archive", get(files::get).head(files::stat).put(files::put))
+        .route("/containers/{name}/changes", get(files::changes))
+        .route("/containers/{name}/export", get(files::export))
+        .route("/containers/{name}/stats", get(files::stats))
         .route("/containers/{name}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/json", get(exec::inspect))
@@ -70,12 +74,8 @@ fn container_paths() -> Router<Backend> {
 /// Known paths whose work the engine does not offer: a clear 501 instead of a 404.
 fn unsupported_container_paths() -> Router<Backend> {
     Router::new()
-        .route("/containers/{name}/archive", get(containers::unsupported).put(containers::unsupported))
         .route("/containers/{name}/attach/ws", get(containers::unsupported))
-        .route("/containers/{name}/changes", get(containers::unsupported))
         .route("/containers/{name}/checkpoints", get(containers::unsupported).post(containers::unsupported))
-        .route("/containers/{name}/export", get(containers::unsupported))
-        .route("/containers/{name}/stats", get(containers::unsupported))
 }
 
 fn image_paths() -> Router<Backend> {

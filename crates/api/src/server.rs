@@ -25,7 +25,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADER_BYTES_MAX: usize = 256 << 10;
 /// How long requests under way may go on after shutdown was asked for. Streams that
 /// follow (logs, events, attach) never end by themselves and are cut then.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after `accept` failed, which mostly means that descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -127,7 +127,8 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
-        .half_close(true)
+        // A client that closes has given up: its stream must end even if nothing happens on it.
+        .half_close(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
         .with_upgrades();
     let mut connection = pin!(connection);

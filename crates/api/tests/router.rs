@@ -167,7 +167,7 @@ async fn what_is_not_there_is_said_in_dockers_words() {
     assert_eq!(message(daemon.get("/nosuchpath").await, 404), "page not found");
     assert_eq!(message(daemon.delete("/containers/nosuch").await, 404), "No such container: nosuch");
     let create = daemon.post("/containers/create", &json!({"Image": "nosuch"})).await;
-    assert_eq!(message(create, 404), "No such image: nosuch:latest");
+    assert!(message(create, 404).starts_with("No such image: nosuch"));
     assert!(message(daemon.get("/volumes/nosuch").await, 404).contains("nosuch"));
     assert!(message(daemon.get("/exec/nosuch/json").await, 404).contains("nosuch"));
 }

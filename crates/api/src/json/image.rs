@@ -148,8 +148,16 @@ pub(crate) struct Inspect {
     virtual_size: u64,
     graph_driver: GraphDriver,
     #[serde(rename = "RootFS")]
-    root_fs: Value,
+    root_fs: RootFs,
     metadata: Value,
+}
+
+#[derive(Debug, Serialize)]
+struct RootFs {
+    #[serde(rename = "Type")]
+    kind: &'static str,
+    #[serde(rename = "Layers")]
+    layers: Vec<String>,
 }
 
 impl Inspect {
@@ -179,7 +187,7 @@ impl Inspect {
             size: image.size,
             virtual_size: if version.at_least(44) { 0 } else { image.size },
             graph_driver: GraphDriver { data, name: STORAGE_DRIVER },
-            root_fs: json!({ "Type": "layers", "Layers": image.diff_ids }),
+            root_fs: RootFs { kind: "layers", layers: image.diff_ids.clone() },
             metadata: json!({ "LastTagTime": image.last_tag_time.to_rfc3339() }),
         }
     }

@@ -18,6 +18,7 @@ pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_in;
 pub(crate) mod service_out;
+pub(crate) mod stats;
 pub(crate) mod swarm;
 pub(crate) mod system;
 pub(crate) mod task;

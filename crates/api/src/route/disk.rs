@@ -3,10 +3,11 @@
 use crate::backend::Backend;
 use crate::error::Reply;
 use crate::json::container_list::Summary as ContainerSummary;
-use crate::json::image::{Summary as ImageSummary, layer_sizes, layer_usage};
+use crate::json::image::{Summary as ImageSummary, layer_usage};
 use crate::json::now;
 use crate::json::volume::{Usage, Volume};
 use crate::request::Query;
+use crate::route::images::sized_images;
 use crate::version::ApiVersion;
 use axum::Extension;
 use axum::extract::State;
@@ -49,16 +50,8 @@ pub(crate) async fn usage(
 }
 
 fn images(backend: &Backend, version: ApiVersion) -> (u64, Value) {
-    let store = backend.engine.images();
     let containers = backend.engine.list();
-    let sized: Vec<_> = store
-        .list()
-        .into_iter()
-        .map(|image| {
-            let sizes = store.history(&image.id).map(|history| layer_sizes(&history)).unwrap_or_default();
-            (image, sizes)
-        })
-        .collect();
+    let sized = sized_images(backend);
     let layers = layer_usage(&sized);
     let summaries = sized.iter().zip(&layers.shared).map(|((image, _), shared)| {
         let mut summary = ImageSummary::of(image, version);

@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::changes;
 use crate::error::{ApiError, Reply, json_reply, ok};
 use crate::json::config::Config;
-use crate::json::image::{FILTERS, History, Inspect, Summary, distribution, removed, select};
+use crate::json::image::{FILTERS, History, Inspect, Summary, distribution, layer_sizes, layer_usage, removed, select};
 use crate::json::now;
 use crate::request::{Name, OptionalJson, Query, registry_auth};
 use crate::route::containers::{check_platform, until};
@@ -18,9 +18,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::TryStreamExt;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
-use skep_engine::image::{NewImage, Removed};
+use skep_engine::image::NewImage;
 use skep_model::container::ContainerConfig;
-use skep_model::image::Reference;
+use skep_model::image::{ImageInfo, Reference};
 use skep_model::{Error, Result};
 use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -180,7 +180,7 @@ pub(crate) async fn prune(State(backend): State<Backend>, query: Query) -> Reply
     let in_use: Vec<String> = backend.engine.list().iter().map(|info| info.image_id.clone()).collect();
     let images = backend.engine.images();
     let mut done = Vec::new();
-    let mut reclaimed = 0;
+    let before = layer_bytes(&backend);
     for image in select(images.list(), true, &crate::filters::Filters::default(), until, |name| images.resolve(name))? {
         let spared = in_use.contains(&image.id)
             || (only_dangling && !image.repo_tags.is_empty())
@@ -192,14 +192,24 @@ pub(crate) async fn prune(State(backend): State<Backend>, query: Query) -> Reply
         for name in names {
             // What others build on stays, and is no failure of the prune.
             if let Ok(more) = backend.engine.image_remove(&name, false) {
-                if more.iter().any(|one| matches!(one, Removed::Deleted(id) if *id == image.id)) {
-                    reclaimed += image.size;
-                }
                 done.extend(more);
             }
         }
     }
+    let reclaimed = before.saturating_sub(layer_bytes(&backend));
     ok(&json!({ "ImagesDeleted": crate::json::list_or_null(removed(&done)), "SpaceReclaimed": reclaimed }))
+}
+
+/// Bytes of all layers: what images share counts once.
+fn layer_bytes(backend: &Backend) -> u64 {
+    layer_usage(&sized_images(backend)).total
+}
+
+/// All images with the sizes of their layers.
+pub(crate) fn sized_images(backend: &Backend) -> Vec<(ImageInfo, Vec<u64>)> {
+    let store = backend.engine.images();
+    let sizes = |image: &ImageInfo| store.history(&image.id).map(|history| layer_sizes(&history)).unwrap_or_default();
+    store.list().into_iter().map(|image| (sizes(&image), image)).map(|(sizes, image)| (image, sizes)).collect()
 }
 
 pub(crate) async fn save_many(State(backend): State<Backend>, query: Query) -> Reply {

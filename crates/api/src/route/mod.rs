@@ -5,6 +5,7 @@ pub(crate) mod containers;
 pub(crate) mod disk;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod files;
 pub(crate) mod images;
 pub(crate) mod networks;
 pub(crate) mod secrets;
