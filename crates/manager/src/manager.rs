@@ -93,12 +93,23 @@ impl Manager {
         config.raft_dir().join(JOINED_FILE).exists()
     }
 
+    /// Where no manager to join through is known. See [`Manager::join_through`].
+    ///
+    /// # Errors
+    /// When this node is not a member yet.
+    pub async fn join(config: ManagerConfig, identity: Identity) -> Result<Self> {
+        if Self::exists(&config) {
+            return Self::open(config, identity).await;
+        }
+        Err(Error::invalid("the address of a manager to join through is needed"))
+    }
+
     /// Makes this node, whose certificate says manager, one more manager of its swarm, through
-    /// the manager at `remote` (`host:port`). What an interrupted try left is used again.
+    /// the first of `managers` (`host:port`) that can. What an interrupted try left is used again.
     ///
     /// # Errors
     /// When the certificate is a worker's, nobody answers, or the others do not take it.
-    pub async fn join(config: ManagerConfig, identity: Identity, remote: &str) -> Result<Self> {
+    pub async fn join_through(config: ManagerConfig, identity: Identity, managers: &[String]) -> Result<Self> {
         if identity.role() != Role::Manager {
             return Err(Error::forbidden("this node's certificate is not a manager's"));
         }
@@ -107,8 +118,14 @@ impl Manager {
         let replicator = Replicator::open(&config.raft_dir(), new_raft_id, identity.clone()).await?;
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
         let manager = Self::start(replicator.clone(), identity, listener, address, advertise_addr);
-        let joined = replicator.join(remote, own).await.and_then(|()| mark_joined(&config));
-        match joined {
+        let mut joined = Err(Error::invalid("the address of a manager to join through is needed"));
+        for remote in managers {
+            joined = replicator.join(remote, own.clone()).await;
+            if joined.is_ok() {
+                break;
+            }
+        }
+        match joined.and_then(|()| mark_joined(&config)) {
             Ok(()) => Ok(manager),
             Err(error) => {
                 manager.shutdown().await;
@@ -402,7 +419,8 @@ mod tests {
             key_pem: request.key_pem().to_owned().into(),
         };
         let identity = Identity::new(&stored).unwrap();
-        let second = Manager::join(config(dirs[1].path()), identity, first.advertise_addr()).await.unwrap();
+        let through = [first.advertise_addr().to_owned()];
+        let second = Manager::join_through(config(dirs[1].path()), identity, &through).await.unwrap();
         let (ours, theirs) = (first.replicator.store(), second.replicator.store());
         tokio::time::timeout(Duration::from_secs(20), theirs.wait_applied(ours.snapshot().index())).await.unwrap();
         assert_eq!(second.control().configs().len(), 4);

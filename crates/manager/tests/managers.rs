@@ -14,7 +14,9 @@ use tempfile::TempDir;
 async fn join_manager(dir: &Path, first: &Manager) -> Manager {
     let token = first.control().tokens().unwrap().manager;
     let identity = join(first.advertise_addr(), &token).await.unwrap();
-    Manager::join(config(dir), identity, first.advertise_addr()).await.unwrap()
+    // One that is not there is passed over.
+    let managers = ["127.0.0.1:1".to_owned(), first.advertise_addr().to_owned()];
+    Manager::join_through(config(dir), identity, &managers).await.unwrap()
 }
 
 fn leads(control: &Control, node: &NodeId) -> bool {
