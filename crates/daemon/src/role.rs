@@ -5,6 +5,10 @@ use crate::address::{self, Interface};
 use crate::facts;
 use crate::manager_keeper::{ManagerKeeper, ManagerState};
 use crate::membership::{Membership, MembershipStore};
+use crate::role_rules::{
+    ALREADY_MEMBER, JOIN_TIMEOUT, NO_MEMBER, NOT_A_MANAGER, check_init, check_leave, host_of, not_ready, only_manager,
+    own_listener, source_address_towards,
+};
 use async_trait::async_trait;
 use ipnet::IpNet;
 use skep_agent::{Agent, AgentConfig, EngineExecutor, Executor, NodeFacts, SwarmView};
@@ -17,7 +21,7 @@ use skep_model::netstate::NetdStatus;
 use skep_model::node::Role;
 use skep_model::{Error, Result};
 use skep_netd::client::NetdClient;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
@@ -26,16 +30,6 @@ use tokio::sync::{Mutex, watch};
 const JOIN_MAX: Duration = Duration::from_secs(20);
 /// How long founding waits for the node's own session.
 const FIRST_SESSION_MAX: Duration = Duration::from_secs(5);
-const SUBNET_SIZE_MAX: u8 = 29;
-const DATA_PATH_PORTS: std::ops::RangeInclusive<u16> = 1024..=49151;
-
-const NOT_A_MANAGER: &str = "This node is not a swarm manager.";
-const ALREADY_MEMBER: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm \
-     and join another one.";
-const NO_MEMBER: &str = "This node is not part of a swarm";
-const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in \
-     the background. Use the \"docker info\" command to see the current swarm status of your node.";
-const LEAVING_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. ";
 
 /// Everything the roles of a node need around them.
 pub(crate) struct Surroundings {
@@ -77,6 +71,13 @@ struct Member {
     manager: Option<watch::Receiver<ManagerState>>,
     /// Taken when the roles end.
     parts: Mutex<Option<Parts>>,
+}
+
+impl Member {
+    /// The manager of this node, while it is up.
+    fn control(&self) -> Option<Control> {
+        self.manager.as_ref().and_then(|manager| manager.borrow().control.clone())
+    }
 }
 
 struct Parts {
@@ -165,7 +166,7 @@ impl Shared {
     async fn found(&self, request: InitRequest) -> Result<NodeId> {
         match self.state() {
             State::Outside => {}
-            State::Member(member) if request.force_new_cluster => return only_manager(&member),
+            State::Member(member) if request.force_new_cluster => return only_manager(member.control()),
             State::Member(_) | State::Pending | State::Broken(_) => return Err(Error::unavailable(ALREADY_MEMBER)),
         }
         check_init(&request)?;
@@ -304,8 +305,9 @@ impl Shared {
         };
         if let Some(member) = &member
             && !force
+            && member.manager.is_some()
         {
-            check_leave(member)?;
+            check_leave(member.control())?;
         }
         if let Some(mut membership) = self.around.store.load()? {
             membership.leaving = true;
@@ -475,10 +477,6 @@ impl Swarm for Roles {
     }
 }
 
-fn not_ready() -> Error {
-    Error::unavailable(format!("{NOT_A_MANAGER} Manager is being prepared or has trouble connecting to the cluster."))
-}
-
 fn member_status(member: &Member) -> SwarmStatus {
     let view = member.view.borrow();
     let manager = member.manager.as_ref().map(|manager| manager.borrow().clone()).unwrap_or_default();
@@ -492,129 +490,5 @@ fn member_status(member: &Member) -> SwarmStatus {
         control_available: manager.control.is_some(),
         error,
         remote_managers: view.managers.clone(),
-    }
-}
-
-/// `--force-new-cluster` keeps this manager and drops the others; alone, it has none to drop.
-fn only_manager(member: &Member) -> Result<NodeId> {
-    let Some(control) = member.manager.as_ref().and_then(|manager| manager.borrow().control.clone()) else {
-        return Err(not_ready());
-    };
-    if control.nodes().iter().filter(|node| node.manager_status.is_some()).count() > 1 {
-        return Err(Error::not_implemented("--force-new-cluster with other managers is not supported yet"));
-    }
-    Ok(member.node_id.clone())
-}
-
-/// A manager leaves only with `--force`.
-fn check_leave(member: &Member) -> Result<()> {
-    let Some(manager) = &member.manager else { return Ok(()) };
-    let reinitialize = "The only way to restore a swarm that has lost consensus is to reinitialize it with \
-                        `--force-new-cluster`. Use `--force` to suppress this message.";
-    let Some(control) = manager.borrow().control.clone() else {
-        return Err(Error::unavailable(format!(
-            "{LEAVING_MANAGER}Doing so may lose the consensus of your cluster. {reinitialize}"
-        )));
-    };
-    let reachable = |node: &skep_model::node::Node| node.manager_status.as_ref().map(|status| status.reachable);
-    let managers: Vec<bool> = control.nodes().iter().filter_map(|node| reachable(node)).collect();
-    let (total, up) = (managers.len(), managers.iter().filter(|up| **up).count());
-    if total <= 1 {
-        return Err(Error::unavailable(format!(
-            "{LEAVING_MANAGER}Removing the last manager erases all current state of the swarm. Use `--force` to \
-             ignore this message. "
-        )));
-    }
-    let left = up.saturating_sub(1);
-    let quorum = if left < total / 2 + 1 {
-        format!(
-            "Removing this node leaves {left} managers out of {total}. Without a Raft quorum your swarm will be \
-             inaccessible. "
-        )
-    } else {
-        String::new()
-    };
-    Err(Error::unavailable(format!("{LEAVING_MANAGER}{quorum}{reinitialize}")))
-}
-
-fn check_init(request: &InitRequest) -> Result<()> {
-    if request.subnet_size > SUBNET_SIZE_MAX {
-        return Err(Error::invalid(format!("subnet size is out of range: {}", request.subnet_size)));
-    }
-    let port = request.data_path_port;
-    if port != 0 && !DATA_PATH_PORTS.contains(&port) {
-        return Err(Error::invalid(format!("VXLAN UDP port number is not in valid range (1024-49151): {port}")));
-    }
-    let pools = &request.default_addr_pool;
-    for (position, pool) in pools.iter().enumerate() {
-        let overlaps = |other: &&IpNet| other.contains(pool) || pool.contains(*other);
-        if let Some(other) = pools[..position].iter().find(overlaps) {
-            return Err(Error::invalid(format!("default address pools {other} and {pool} overlap")));
-        }
-    }
-    Ok(())
-}
-
-/// Where the agent of this node reaches the manager of this node.
-fn own_listener(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-/// The address that packets to `manager` leave from. Connecting a UDP socket sends nothing.
-fn source_address_towards(manager: &str) -> Option<IpAddr> {
-    let manager: SocketAddr = manager.parse().ok()?;
-    let any = if manager.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(manager).ok()?;
-    let source = socket.local_addr().ok()?.ip();
-    (!source.is_unspecified()).then_some(source)
-}
-
-/// `host` of `host:port`.
-fn host_of(address: &str) -> String {
-    address.parse::<SocketAddr>().map_or_else(|_| address.to_owned(), |address| address.ip().to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_agent_reaches_its_own_manager() {
-        let check = |listen: &str, expect: &str| {
-            assert_eq!(own_listener(listen.parse().unwrap()).to_string(), expect);
-        };
-        check("0.0.0.0:2377", "127.0.0.1:2377");
-        check("[::]:2377", "[::1]:2377");
-        check("10.0.0.1:2377", "10.0.0.1:2377");
-    }
-
-    #[test]
-    fn the_way_to_loopback_starts_at_loopback() {
-        assert_eq!(source_address_towards("127.0.0.1:2377"), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        assert_eq!(source_address_towards("not an address"), None);
-    }
-
-    #[test]
-    fn init_requests_are_checked() {
-        let check = |request: InitRequest, expect: &str| {
-            assert_eq!(check_init(&request).unwrap_err().message, expect);
-        };
-        check_init(&InitRequest::default()).unwrap();
-        check(InitRequest { subnet_size: 30, ..InitRequest::default() }, "subnet size is out of range: 30");
-        check(
-            InitRequest { data_path_port: 80, ..InitRequest::default() },
-            "VXLAN UDP port number is not in valid range (1024-49151): 80",
-        );
-        let pools = ["10.0.0.0/8", "10.1.0.0/16"].map(|text| text.parse().unwrap()).to_vec();
-        check(
-            InitRequest { default_addr_pool: pools, ..InitRequest::default() },
-            "default address pools 10.0.0.0/8 and 10.1.0.0/16 overlap",
-        );
     }
 }
