@@ -92,11 +92,7 @@ fn daemon(args: Vec<OsString>) -> Result<()> {
 }
 
 fn cli(args: Vec<OsString>) -> ExitCode {
-    let verb = args.get(1).map_or_else(|| "help".into(), |verb| verb.to_string_lossy().into_owned());
-    complain(&format!(
-        "skep: '{verb}' is not a skep command yet. Use skep daemon, and the docker command line with it."
-    ));
-    ExitCode::FAILURE
+    exit_code(skep_cli::main(args))
 }
 
 /// Clap's own messages (help among them) go where clap sends them, others to standard error.

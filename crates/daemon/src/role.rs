@@ -245,7 +245,7 @@ impl Shared {
             Role::Worker => None,
             Role::Manager => {
                 let config = self.manager_config(&membership);
-                let manager = Manager::join(config.clone(), identity.clone()).await?;
+                let manager = Manager::join_through(config.clone(), identity.clone(), &membership.managers).await?;
                 Some(ManagerKeeper::start(config, identity.clone(), Some(manager)))
             }
         };
