@@ -1,6 +1,8 @@
 //! The whole table over a real engine in a directory of its own: what clients get without
 //! a container ever running, and how the listener behaves.
 
+#![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
+
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{Request, Response, StatusCode};

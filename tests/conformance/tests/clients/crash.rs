@@ -20,31 +20,48 @@ struct CurlLoop {
     child: Child,
     stop: PathBuf,
     failures: PathBuf,
-    count: PathBuf,
+    rounds: PathBuf,
 }
 
+/// Rounds before and after what is done to the host.
+const ROUNDS: u64 = 3;
+
 impl CurlLoop {
+    /// Starts and waits for the first rounds.
     fn start(host: &Host, urls: &[String]) -> Result<Self> {
         let at = |name: &str| host.scratch().join(name);
-        let (stop, failures, count) = (at("stop"), at("failures"), at("count"));
+        let (stop, failures, rounds) = (at("stop"), at("failures"), at("rounds"));
         fs::write(&failures, "")?;
+        fs::write(&rounds, "")?;
         let script = format!(
-            "n=0; while [ ! -e {} ]; do for u in {}; do n=$((n+1)); curl -sS --max-time 5 -o /dev/null $u 2>>{failures} || echo \"$u failed\" >>{failures}; done; done; echo $n > {}",
+            "while [ ! -e {} ]; do for u in {}; do curl -sS --max-time 5 -o /dev/null $u 2>>{failures} || echo \"$u failed\" >>{failures}; done; echo >> {}; done",
             stop.display(),
             urls.join(" "),
-            count.display(),
+            rounds.display(),
             failures = failures.display(),
         );
         let child = host.inside(&["sh", "-c", &script]).stdin(Stdio::null()).spawn()?;
-        Ok(Self { child, stop, failures, count })
+        let load = Self { child, stop, failures, rounds };
+        load.wait_for_rounds(ROUNDS)?;
+        Ok(load)
     }
 
-    fn finish(mut self) -> Result<u32> {
+    /// Lets a few more rounds pass, then ends and demands that no request failed.
+    fn finish(mut self) -> Result<()> {
+        self.wait_for_rounds(fs::metadata(&self.rounds)?.len() + ROUNDS)?;
         fs::write(&self.stop, "")?;
         self.child.wait()?;
         let failures = fs::read_to_string(&self.failures)?;
         ensure!(failures.is_empty(), "requests failed: {failures}");
-        Ok(fs::read_to_string(&self.count)?.trim().parse()?)
+        Ok(())
+    }
+
+    fn wait_for_rounds(&self, count: u64) -> Result<()> {
+        wait::until("the load", || {
+            let rounds = fs::metadata(&self.rounds)?.len();
+            ensure!(rounds >= count, "{rounds} of {count} rounds");
+            Ok(())
+        })
     }
 }
 
@@ -88,7 +105,7 @@ fn a_killed_daemon_stops_nothing(host: &mut Host) -> Result<()> {
         ensure!(rows == "2/2\n2/2\n2/2", "{rows}");
         Ok(())
     })?;
-    ensure!(load.finish()? > 20, "the load never ran");
+    load.finish()?;
 
     ensure!(host.ok(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "mortal"])? == "exited 7");
     ensure!(host.ok(&["logs", "mortal"])? == "before\nafter");
@@ -146,7 +163,7 @@ fn a_killed_netd_changes_nothing(host: &mut Host) -> Result<()> {
         ensure!(after == before, "before:\n{before}\nafter:\n{after}");
         Ok(())
     })?;
-    load.finish().map(drop)
+    load.finish()
 }
 
 fn what_hands_delete_comes_back(host: &mut Host) -> Result<()> {
