@@ -12,7 +12,8 @@ const SIMULATION_SEEDS: u64 = 500;
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     setup::packages()?;
     say("unit and integration tests");
-    let mut args = vec!["test", "--workspace", "--locked", "--quiet", "--exclude", "skep-conformance"];
+    let mut args =
+        vec!["test", "--workspace", "--locked", "--quiet", "--no-fail-fast", "--exclude", "skep-conformance"];
     args.extend(filter);
     cargo(&args)?;
     if filter.is_none() {

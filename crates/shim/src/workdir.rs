@@ -46,7 +46,18 @@ fn make_below(root: &Path, path: &Path) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The kernel answers EAGAIN when anything on the machine was renamed or mounted while it
+/// walked a `..`; so often at most is it asked again.
+const ATTEMPTS_MAX: u32 = 64;
+
 fn open_inside(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    openat2(root, path, DIRECTORY, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 1..ATTEMPTS_MAX {
+        match openat2(root, path, DIRECTORY, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+    openat2(root, path, DIRECTORY, Mode::empty(), resolve)
 }

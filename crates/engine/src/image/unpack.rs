@@ -369,7 +369,7 @@ fn display(path: &Path) -> String {
 fn open_in_root(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), how)
+    crate::sys::resolve::openat2(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, how)
 }
 
 fn open_nofollow(parent: BorrowedFd<'_>, base: &OsStr) -> io::Result<OwnedFd> {

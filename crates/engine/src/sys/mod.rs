@@ -5,3 +5,4 @@
 pub mod kernel;
 pub(crate) mod mounts;
 pub(crate) mod process;
+pub(crate) mod resolve;

@@ -1,7 +1,8 @@
 //! Mounts that never appear in the file system: made, used through a descriptor, and
 //! gone with it, whatever becomes of us.
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use crate::sys::resolve::openat2;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ impl Tree {
         let relative = path.trim_start_matches('/');
         let relative = if relative.is_empty() { "." } else { relative };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        Ok(openat2(&self.root, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+        Ok(openat2(&self.root, relative, flags | OFlags::CLOEXEC, resolve)?)
     }
 
     /// Reads a small text file.
@@ -95,7 +96,7 @@ impl Below {
         let resolve = if target.starts_with('/') { ResolveFlags::IN_ROOT } else { ResolveFlags::BENEATH };
         let relative = if relative.is_empty() { "." } else { relative };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(openat2(from, relative, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)?)
+        Ok(openat2(from, relative, flags, resolve | ResolveFlags::NO_MAGICLINKS)?)
     }
 }
 

@@ -108,7 +108,7 @@ impl SourceTree {
     /// Opens a file found before. No symbolic link is followed.
     pub(crate) fn open_file(&self, path: &Path) -> BuildResult<File> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        rustix::fs::openat2(&self.0.root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
+        crate::sys::resolve::openat2(&self.0.root, path, OFlags::RDONLY | OFlags::CLOEXEC, resolve)
             .map(File::from)
             .map_err(BuildError::io(format!("open {}", path.display())))
     }
@@ -119,7 +119,7 @@ impl SourceTree {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(self.0.root.as_fd(), path, flags, Mode::empty(), resolve) {
+        match crate::sys::resolve::openat2(self.0.root.as_fd(), path, flags, resolve) {
             Ok(found) => {
                 let link = format!("/proc/self/fd/{}", found.as_raw_fd());
                 let real = std::fs::read_link(link).map_err(BuildError::io(format!("find {}", path.display())))?;
