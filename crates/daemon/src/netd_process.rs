@@ -161,9 +161,9 @@ impl NetdProcess {
 /// Takes up a netd that answers, if it is the same program as this one. An older one is
 /// ended: a new one takes over the kernel's state as it finds it.
 async fn adopt(client: &NetdClient, command: &NetdCommand) -> Option<Running> {
-    if !command.socket().exists() {
-        return None;
-    }
+    // A socket file without a listener is what a killed netd leaves; the client would try
+    // to reach it until its deadline.
+    std::os::unix::net::UnixStream::connect(command.socket()).ok()?;
     let status = client.status().await.ok()?;
     let pid = Pid::from_raw(i32::try_from(status.pid).ok()?)?;
     let adopted = Running::Adopted(pidfd_open(pid, PidfdFlags::empty()).ok()?);

@@ -206,8 +206,8 @@ fn run_rm(bed: &mut Bed<'_>) -> Result<Measured> {
 }
 
 fn exec(bed: &mut Bed<'_>) -> Result<Measured> {
-    bed.docker(&["run", "-d", "--name", "e", "busybox", "sleep", "1000"])?;
-    Measured::median((0..30).map(|_| bed.timed(&["exec", "e", "true"])).collect::<Result<_>>()?, "ms")
+    bed.docker(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"])?;
+    Measured::median((0..30).map(|_| bed.timed(&["exec", "box", "true"])).collect::<Result<_>>()?, "ms")
 }
 
 fn concurrent(bed: &mut Bed<'_>) -> Result<Measured> {

@@ -61,23 +61,21 @@ async fn create(client: &Client, flags: &Create) -> Outcome {
 
 /// Replaces the image's tag by the digest its registry knows, so that all nodes run the same.
 async fn pin(client: &Client, spec: &mut Value) -> Outcome {
-    let image = text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]);
+    let image = super::registry::with_tag(&text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]));
     if image.contains('@') {
         return Ok(());
     }
+    spec["TaskTemplate"]["ContainerSpec"]["Image"] = image.clone().into();
     match client
         .get(&format!("/distribution/{}/json", image.split('/').map(segment).collect::<Vec<_>>().join("/")))
         .await
     {
         Ok(answer) => {
             let digest = text(&answer["Descriptor"]["digest"]);
-            spec["TaskTemplate"]["ContainerSpec"]["Image"] =
-                format!("{}@{digest}", super::registry::with_tag(&image)).into();
+            spec["TaskTemplate"]["ContainerSpec"]["Image"] = format!("{image}@{digest}").into();
         }
         Err(Failure::Api(_)) => eprintln!(
-            "image {} could not be accessed on a registry to record\nits digest. Each node will access {} independently,\npossibly leading to different nodes running different\nversions of the image.\n",
-            super::registry::with_tag(&image),
-            super::registry::with_tag(&image)
+            "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} independently,\npossibly leading to different nodes running different\nversions of the image.\n"
         ),
         Err(failure) => return Err(failure),
     }
