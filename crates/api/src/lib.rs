@@ -16,6 +16,7 @@ mod route;
 mod router;
 mod server;
 mod stream;
+mod upload;
 mod version;
 
 pub use backend::Backend;

@@ -2,6 +2,7 @@
 //! numbers are printed in any case (`--nocapture`).
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of a test that prints its measurements")]
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it reads the clock to measure")]
 
 use skep_cluster::ids::IdSource;
 use skep_cluster::{Command, Store, Write, edit, plan};

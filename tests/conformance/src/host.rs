@@ -25,6 +25,8 @@ pub struct Host {
     data: TempDir,
     exec_root: PathBuf,
     cgroup_parent: String,
+    /// Size of a tmpfs to put the data root on, as mount(8) takes it; empty for the disk.
+    disk_size: String,
     daemon: Option<Child>,
     client: Client,
 }
@@ -44,6 +46,7 @@ impl Host {
             data: tempfile::Builder::new().prefix("skep-test-").tempdir_in(target)?,
             exec_root: PathBuf::from(format!("/run/{name}")),
             cgroup_parent: format!("/{name}"),
+            disk_size: String::new(),
             daemon: None,
             client: client.clone(),
         };
@@ -72,6 +75,26 @@ impl Host {
         Ok(())
     }
 
+    /// Starts the daemon again with an empty data root on a disk of this size (`20m`).
+    ///
+    /// # Errors
+    /// When it does not stop or does not start.
+    pub fn restart_on_small_disk(&mut self, size: &str) -> Result<()> {
+        self.stop_daemon()?;
+        size.clone_into(&mut self.disk_size);
+        self.start_daemon()
+    }
+
+    /// Files below a folder of the data root, as the daemon sees them.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn files_in_data_root(&self, folder: &str) -> Result<String> {
+        let folder = self.data.path().join("lib").join(folder);
+        let pid = self.daemon_pid().to_string();
+        self.inside_ok(&["nsenter", "-t", &pid, "-m", "find", &folder.to_string_lossy(), "-mindepth", "1"])
+    }
+
     /// Starts (or starts again) the daemon and waits for its first answer.
     ///
     /// # Errors
@@ -81,13 +104,19 @@ impl Host {
         // A resolver that refuses at once: an unreachable one costs ten seconds a look-up.
         let resolver = self.data.path().join("resolv.conf");
         fs::write(&resolver, "nameserver 127.0.0.1\n")?;
-        let prepare = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", resolver.display());
+        let data_root = self.data.path().join("lib");
+        fs::create_dir_all(&data_root)?;
+        let mut prepare = format!("mount --bind {} /etc/resolv.conf && ", resolver.display());
+        if !self.disk_size.is_empty() {
+            prepare += &format!("mount -t tmpfs -o size={} tmpfs {} && ", self.disk_size, data_root.display());
+        }
+        prepare += "exec \"$@\"";
         let child = self
             .inside(&["unshare", "--mount", "--propagation", "slave", "sh", "-c", &prepare, "sh"])
             .arg(environment("SKEP_TEST_SKEP"))
             .arg("daemon")
             .arg("--data-root")
-            .arg(self.data.path().join("lib"))
+            .arg(&data_root)
             .arg("--exec-root")
             .arg(&self.exec_root)
             .args(["--host", &format!("unix://{}", self.socket())])

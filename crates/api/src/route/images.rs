@@ -10,20 +10,19 @@ use crate::json::now;
 use crate::request::{Name, OptionalJson, Query, registry_auth};
 use crate::route::containers::{check_platform, until};
 use crate::stream::{json_line, with_progress};
+use crate::upload::reader;
 use crate::version::ApiVersion;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use futures_util::TryStreamExt;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 use skep_engine::image::NewImage;
 use skep_model::container::ContainerConfig;
 use skep_model::image::{ImageInfo, Reference};
 use skep_model::{Error, Result};
-use tokio::io::AsyncRead;
-use tokio_util::io::{ReaderStream, StreamReader};
+use tokio_util::io::ReaderStream;
 
 const PRUNE_FILTERS: [&str; 4] = ["dangling", "label", "label!", "until"];
 /// Bytes read from an archive at a time.
@@ -130,11 +129,6 @@ async fn import(backend: Backend, query: &Query, body: Body) -> Reply {
     let id = backend.engine.images().import(reader(body), target.as_deref(), &message, config, now()).await?;
     let line = json_line(&json!({ "status": id }));
     Ok(([(header::CONTENT_TYPE, "application/json")], line).into_response())
-}
-
-/// A request body as bytes to read.
-pub(crate) fn reader(body: Body) -> impl AsyncRead + Send + Unpin + 'static {
-    StreamReader::new(body.into_data_stream().map_err(std::io::Error::other))
 }
 
 async fn push(backend: Backend, name: &str, query: &Query, headers: &HeaderMap) -> Reply {

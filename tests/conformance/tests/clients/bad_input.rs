@@ -12,6 +12,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("ports_in_use", ports_in_use),
     ("broken_tars", broken_tars),
     ("dockerfile_typo_has_its_line", dockerfile_typo_has_its_line),
+    ("a_full_disk_breaks_only_what_needs_it", a_full_disk_breaks_only_what_needs_it),
 ];
 
 fn still_answers(host: &Host) -> Result<()> {
@@ -86,5 +87,27 @@ fn dockerfile_typo_has_its_line(host: &mut Host) -> Result<()> {
     let said = host.refused(&["build", "-t", "typo", &context.to_string_lossy()])?;
     ensure!(said.contains("returned a non-zero code: 3"), "{said}");
     ensure!(host.ok(&["images", "-q", "typo"])?.is_empty());
+    still_answers(host)
+}
+
+fn a_full_disk_breaks_only_what_needs_it(host: &mut Host) -> Result<()> {
+    host.restart_on_small_disk("24m")?;
+    host.import_busybox()?;
+    let images = host.ok(&["images", "--all", "--no-trunc", "--quiet"])?;
+    let context = host.scratch().join("large");
+    fs::create_dir_all(&context)?;
+    fs::write(context.join("payload"), vec![7; 40 << 20])?;
+    fs::write(context.join("Dockerfile"), "FROM busybox\nCOPY payload /payload\n")?;
+    let said = host.refused(&["build", "-t", "large", &context.to_string_lossy()])?;
+    ensure!(said.to_lowercase().contains("no space left on device"), "{said}");
+    let said = host.refused(&["run", "--rm", "busybox", "sh", "-c", "dd if=/dev/zero of=/f bs=1M count=40"])?;
+    ensure!(said.to_lowercase().contains("no space left on device"), "{said}");
+
+    ensure!(host.ok(&["images", "--all", "--no-trunc", "--quiet"])? == images, "an image was left half-made");
+    for folder in ["image/tmp", "overlay", "containers"] {
+        let left = host.files_in_data_root(folder)?;
+        ensure!(left.is_empty(), "left in {folder}: {left}");
+    }
+    ensure!(host.ok(&["run", "--rm", "busybox", "echo", "fine"])? == "fine");
     still_answers(host)
 }
