@@ -237,6 +237,25 @@ async fn volumes_keep_data_and_start_with_the_images() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crash_leaves_no_volume_of_a_container_that_never_was() {
+    let mut machine = Machine::new().await;
+    let with_volume = || {
+        let mut wanted = spec(&["true"]);
+        wanted.config.volumes = ["/data".to_owned()].into();
+        wanted
+    };
+    let (kept, _) = machine.engine.create(with_volume()).await.unwrap();
+    machine.engine.remove(&kept.0, RemoveOptions::default()).await.unwrap();
+    let (lost, _) = machine.engine.create(with_volume()).await.unwrap();
+    assert_eq!(machine.engine.volume_list().len(), 2);
+    // What a crash between the volume and the record leaves.
+    std::fs::remove_dir_all(machine.config.data_root.join("containers").join(&lost.0)).unwrap();
+    machine.reopen().await;
+    assert_eq!(machine.engine.volume_list().len(), 1, "only the volume that outlived its container");
+    machine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn injected_files_are_there_and_never_on_disk() {
     let machine = Machine::new().await;
     let mut wanted =

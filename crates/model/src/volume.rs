@@ -1,5 +1,6 @@
 //! Named storage of a node.
 
+use crate::id::ContainerId;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ pub struct VolumeInfo {
     pub created: Timestamp,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
-    /// Made for one container and removed with it.
+    /// Made without a name.
     pub anonymous: bool,
+    /// The container it was made for and lives no longer than; empty for every other volume.
+    pub made_for: ContainerId,
 }

@@ -149,6 +149,11 @@ impl Inner {
                 }
             }
         }
+        for volume in self.volumes.list() {
+            if !volume.made_for.is_empty() && !known.contains(volume.made_for.as_str()) {
+                self.remove_if_anonymous(&volume.name);
+            }
+        }
         self.sweep_groups(&running);
     }
 

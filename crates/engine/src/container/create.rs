@@ -103,7 +103,7 @@ impl Inner {
         let mut fresh = Vec::new();
         for wish in wishes {
             let no_copy = wish.no_copy;
-            let point = self.mount_point(wish).await?;
+            let point = self.mount_point(&info.id, wish).await?;
             if point.kind == MountKind::Volume && !no_copy {
                 fresh.push((PathBuf::from(&point.source), point.destination.clone()));
             }
@@ -227,7 +227,7 @@ impl Inner {
         Ok(out)
     }
 
-    async fn mount_point(self: &Arc<Self>, wish: Wish) -> Result<MountPoint> {
+    async fn mount_point(self: &Arc<Self>, id: &ContainerId, wish: Wish) -> Result<MountPoint> {
         if wish.kind == MountKind::Bind {
             if wish.create_source && !Path::new(&wish.source).exists() {
                 std::fs::create_dir_all(&wish.source).map_err(|e| {
@@ -244,7 +244,7 @@ impl Inner {
                 ..MountPoint::default()
             });
         }
-        let use_for = if wish.source.is_empty() { Use::Anonymous } else { Use::Named };
+        let use_for = if wish.source.is_empty() { Use::Container(id) } else { Use::Named };
         let name = if wish.source.is_empty() { new_id() } else { wish.source };
         let (volume, made) = self.volumes.ensure(&name, &wish.driver, wish.options, wish.labels, use_for, now())?;
         if made {

@@ -57,7 +57,11 @@ impl Inner {
         let before = info.state.status;
         container.change(|info| info.state.status = ContainerStatus::Removing);
         drop(container.take_pending());
-        if let Err(error) = self.delete_files(&info).await {
+        let removed = match self.keep_volumes(&info, volumes) {
+            Ok(()) => self.delete_files(&info).await,
+            failed => failed,
+        };
+        if let Err(error) = removed {
             // Docker's word for a container that could not be taken apart.
             container.change(|info| {
                 info.state.status = if before == ContainerStatus::Created { before } else { ContainerStatus::Dead };
@@ -74,6 +78,12 @@ impl Inner {
         self.emit(&info, "destroy", &[]);
         container.mark_removed();
         Ok(())
+    }
+
+    /// Without `-v` the container's anonymous volumes stay, and must survive a crash from now on.
+    fn keep_volumes(&self, info: &ContainerInfo, remove: bool) -> Result<()> {
+        let mut volumes = info.mounts.iter().filter(|point| point.kind == MountKind::Volume && !remove);
+        volumes.try_for_each(|point| self.volumes.keep(&point.name))
     }
 
     /// The record goes first: after a crash in between, the rest belongs to nobody and is

@@ -7,6 +7,7 @@ use crate::container::record::write_atomically;
 use crate::container::registry::lock;
 use crate::container::remove::delete_tree;
 use crate::container::shim::now;
+use skep_model::id::ContainerId;
 use skep_model::volume::VolumeInfo;
 use skep_model::{Error, Result, Timestamp};
 use std::collections::BTreeMap;
@@ -19,10 +20,12 @@ const DATA: &str = "_data";
 
 /// Who wants a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum Use<'a> {
     Named,
-    /// Made for one container, removed with it.
+    /// A user who gave no name.
     Anonymous,
+    /// This container alone: after a crash the volume goes if the container's record is not there.
+    Container(&'a ContainerId),
 }
 
 /// All volumes of this machine.
@@ -59,7 +62,7 @@ impl Volumes {
         driver: &str,
         options: BTreeMap<String, String>,
         labels: BTreeMap<String, String>,
-        use_for: Use,
+        use_for: Use<'_>,
         now: Timestamp,
     ) -> Result<(VolumeInfo, bool)> {
         if !matches!(driver, "" | "local") {
@@ -82,7 +85,11 @@ impl Volumes {
             created: now,
             labels,
             options,
-            anonymous: use_for == Use::Anonymous,
+            anonymous: use_for != Use::Named,
+            made_for: match use_for {
+                Use::Container(id) => id.clone(),
+                Use::Named | Use::Anonymous => ContainerId::default(),
+            },
         };
         std::fs::create_dir_all(&data)?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
@@ -105,6 +112,17 @@ impl Volumes {
 
     pub(crate) fn list(&self) -> Vec<VolumeInfo> {
         lock(&self.table).values().cloned().collect()
+    }
+
+    /// Lets a container's own volume live on without it.
+    pub(crate) fn keep(&self, name: &str) -> Result<()> {
+        let mut table = lock(&self.table);
+        let Some(volume) = table.get_mut(name).filter(|volume| !volume.made_for.is_empty()) else { return Ok(()) };
+        let kept = VolumeInfo { made_for: ContainerId::default(), ..volume.clone() };
+        let bytes = serde_json::to_vec(&kept).map_err(|e| Error::internal(e.to_string()))?;
+        write_atomically(&self.root.join(name).join(RECORD), &bytes, false)?;
+        *volume = kept;
+        Ok(())
     }
 
     /// What a container mounts: the volume's directory, or the device it stands for.
