@@ -165,7 +165,10 @@ fn documented(ours: &[&Package]) -> Result<Vec<String>> {
         let folder = package.manifest_path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
         !folder.is_some_and(|folder| text.contains(&format!("{folder}/")) || text.contains(&format!("`{folder}`")))
     };
-    Ok(ours.iter().filter(missing).map(|p| format!("ARCHITECTURE.md does not mention {}", p.name)).collect())
+    let crates = ours.iter().filter(missing).map(|p| format!("ARCHITECTURE.md does not mention {}", p.name));
+    let named = text.split('`').filter(|word| word.starts_with("crates/") && !word.contains(' '));
+    let stale = named.filter(|path| !root().join(path).exists());
+    Ok(crates.chain(stale.map(|path| format!("ARCHITECTURE.md names {path}, which does not exist"))).collect())
 }
 
 fn sources(package: &Package) -> Result<Vec<String>> {

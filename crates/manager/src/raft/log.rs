@@ -16,8 +16,12 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+/// How long a lock that may be our own past one is waited for.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 /// A sled leaf holds 17 items at most, so pages stay below 48 KiB of the 64 KiB allowed.
 const CHUNK_BYTES_MAX: usize = 2048;
 const SEGMENT_BYTES: usize = 256 * 1024;
@@ -64,7 +68,7 @@ impl LogStore {
             .cache_capacity(SLED_CACHE_BYTES)
             .segment_size(SEGMENT_BYTES)
             .flush_every_ms(None);
-        let db = config.open()?;
+        let db = open_database(&config)?;
         let flusher = Flusher::start(db.clone(), path)?;
         let inner = Inner {
             entries: db.open_tree("entries")?,
@@ -80,6 +84,22 @@ impl LogStore {
     /// Its `changed` fails once the last handle is dropped and the files are closed.
     pub(crate) fn closed(&self) -> watch::Receiver<()> {
         self.inner.open.subscribe()
+    }
+}
+
+/// sled's own threads hold its lock for a moment after the last handle was dropped, so one
+/// that opens again at once waits for them; another process's lock is an error.
+fn open_database(config: &sled::Config) -> io::Result<sled::Db> {
+    let begin = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock") && begin.elapsed() < LOCK_WAIT_MAX =>
+            {
+                std::thread::sleep(LOCK_POLL);
+            }
+            other => return Ok(other?),
+        }
     }
 }
 
