@@ -69,7 +69,7 @@ pub(crate) fn docker_cli() -> Result<PathBuf> {
     say("unpacking the stock docker command line from Debian's docker.io package");
     let download = tempfile::tempdir()?;
     run(&mut cmd("apt-get", ["update", "-qq"]))?;
-    run(cmd("apt-get", ["download", "-qq", "docker.io"]).current_dir(download.path()))?;
+    run(cmd("apt-get", ["-o", "APT::Sandbox::User=root", "download", "-qq", "docker.io"]).current_dir(download.path()))?;
     let package = std::fs::read_dir(download.path())?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|ending| ending == "deb"))

@@ -58,7 +58,9 @@ impl Docker {
             let download = tempfile::tempdir()?;
             run(&mut cmd("apt-get", ["update", "-qq"]))?;
             run(&mut cmd("apt-get", ["install", "-y", "-qq", "--no-install-recommends", "iptables"]))?;
-            run(cmd("apt-get", ["download", "-qq"]).args(DOCKER_PACKAGES).current_dir(download.path()))?;
+            run(cmd("apt-get", ["-o", "APT::Sandbox::User=root", "download", "-qq"])
+                .args(DOCKER_PACKAGES)
+                .current_dir(download.path()))?;
             fs::create_dir_all(&tools)?;
             for entry in fs::read_dir(download.path())? {
                 run(cmd("dpkg-deb", ["-x"]).arg(entry?.path()).arg(&tools))?;
