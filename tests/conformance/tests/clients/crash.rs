@@ -124,7 +124,8 @@ fn a_killed_daemon_stops_nothing(host: &mut Host) -> Result<()> {
 
 fn kernel_state(host: &Host) -> Result<String> {
     let links = host.inside_ok(&["ip", "-o", "link"])?;
-    let addresses = host.inside_ok(&["ip", "-o", "addr"])?;
+    // IPv4 only: whether a link-local IPv6 address is still tentative is the kernel's own clock.
+    let addresses = host.inside_ok(&["ip", "-o", "-4", "addr"])?;
     let routes = host.inside_ok(&["ip", "route"])?;
     let rules = host.inside_ok(&["nft", "list", "ruleset"])?;
     Ok(format!("{links}\n{addresses}\n{routes}\n{rules}"))
