@@ -156,12 +156,15 @@ fn plain_conversation(request: Request, attached: Attached, content_type: &'stat
     streamed(content_type, ReceiverStream::new(attached.output).map(move |chunk| encode(chunk, tty)))
 }
 
+/// How long late input of a client is still read after the output has ended.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// Moves bytes both ways until the output ends, the client detaches or cannot be
 /// written to. The end of the client's input closes the process's stdin and no more.
 async fn pump(stream: impl AsyncRead + AsyncWrite, conversation: Conversation) {
     let Conversation { attached, keys, .. } = conversation;
     let Attached { tty, mut output, input } = attached;
-    let (reader, mut writer) = tokio::io::split(stream);
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let keys = tty.then_some(keys);
     let outward = async {
         while let Some(chunk) = output.recv().await {
@@ -170,11 +173,14 @@ async fn pump(stream: impl AsyncRead + AsyncWrite, conversation: Conversation) {
             }
         }
         let _ = writer.shutdown().await;
+        // Closed with input unread, the kernel would reset the connection under the client.
+        tokio::time::sleep(LINGER).await;
     };
     let inward = async {
-        if forward_input(reader, input, keys).await == InputEnd::Detached {
+        if forward_input(&mut reader, input, keys).await == InputEnd::Detached {
             return;
         }
+        let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
         // Half-closed: the output goes on.
         std::future::pending::<()>().await;
     };

@@ -29,6 +29,13 @@ pub(crate) struct PendingAttach {
     input: Option<mpsc::Receiver<Bytes>>,
 }
 
+impl PendingAttach {
+    /// Held by whoever must finish before the client may see the end of the output.
+    pub(crate) fn hold(&self) -> mpsc::Sender<Chunk> {
+        self.output.clone()
+    }
+}
+
 /// A client's end and the process's.
 pub(crate) fn channels(tty: bool, options: AttachOptions) -> (Attached, PendingAttach) {
     let (output_sender, output) = mpsc::channel(CHUNKS_MAX);

@@ -117,6 +117,8 @@ impl Inner {
         console_size: (u16, u16),
     ) -> Result<(), ExitRecord> {
         let run_dir = self.exec_run_dir(&info.id, &exec.id);
+        // A client asks for the exit code as soon as the output ends: it must be known by then.
+        let hold = client.as_ref().map(|(pending, _)| pending.hold());
         let outcome = self.try_exec(info, exec, client, console_size, &run_dir).await;
         let started = match outcome {
             Ok(Outcome::Started(started)) => started,
@@ -134,6 +136,7 @@ impl Inner {
         self.watch(async move {
             let record = shim::wait_exit(&run_dir, &started).await;
             inner.exec_ended(&container, &id, record.exit_code);
+            drop(hold);
             let _ = std::fs::remove_dir_all(&run_dir);
         });
         Ok(())
