@@ -156,7 +156,8 @@ fn add_overlay(
         ("net.ipv4.conf.br0.send_redirects", "0"),
         ("net.ipv4.conf.all.rp_filter", "0"),
     ];
-    place.sysctls.extend(settings.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let settings = settings.iter().chain(circumstances.balancer.settings());
+    place.sysctls.extend(settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
     // Bridged frames must not pass the balancer's rules as if they were routed.
     for key in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
         place.optional_sysctls.insert(key.into(), "0".into());
@@ -167,6 +168,7 @@ fn add_overlay(
         .into_iter()
         .filter_map(|family| sources.iter().copied().find(|address| Family::of(*address) == family));
     place.table = Some(circumstances.balancer.rules(&services, &per_family.collect::<Vec<_>>()));
+    place.balanced = circumstances.balancer.balanced(&services);
     let backends = services.iter().flat_map(|service| &service.backends);
     wanted.backends.extend(backends.map(|backend| (id.clone(), backend.address)));
     wanted.places.insert(id, place);

@@ -12,6 +12,7 @@ use skep_model::netstate::{
     NetworkKind, Subnet,
 };
 use skep_model::network::{Protocol, mac_of};
+use skep_netd::BalancerChoice;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -220,7 +221,8 @@ async fn a_remote_backend_is_said_to_be_unsupported() {
     let failing = lab.client.status().await.unwrap().failing;
     assert_eq!(failing, ["ingress 8080: task far runs on another node, which is not supported yet"]);
     let status = lab.client.status().await.unwrap();
-    assert_eq!(status.balancer, "nftables");
+    let expect = if common::balancer() == BalancerChoice::Ipvs { "ipvs" } else { "nftables" };
+    assert_eq!(status.balancer, expect);
     assert_ne!(status.pid, 0);
 }
 

@@ -24,7 +24,7 @@ pub fn place(place: &mut Place, want: &WantedPlace) -> io::Result<SeenPlace> {
     let keys: Vec<&String> = want.sysctls.keys().chain(want.optional_sysctls.keys()).collect();
     let sysctls = if keys.is_empty() { BTreeMap::new() } else { place.run(|| Ok(read_sysctls(&keys)))? };
     let table = nft::read_table(&mut place.netfilter)?;
-    Ok(SeenPlace { links, addresses, routes, sysctls, table })
+    Ok(SeenPlace { links, addresses, routes, sysctls, table, balanced: None })
 }
 
 fn read_sysctls(keys: &[&String]) -> BTreeMap<String, String> {

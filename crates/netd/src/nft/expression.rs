@@ -12,6 +12,7 @@ const EXPRESSION_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 
+const META_MARK: u32 = 3;
 const META_OIFNAME: u32 = 7;
 const META_IIFNAME: u32 = 6;
 const META_NFPROTO: u32 = 15;
@@ -248,6 +249,18 @@ impl Rule {
             a.be32(1, register(0)).be32(2, FIB_RESULT_ADDRESS_TYPE).be32(3, FIB_FLAG_DESTINATION);
         })
         .compare(true, &ADDRESS_TYPE_LOCAL.to_ne_bytes())
+    }
+
+    /// Marks the packet with the number at word 0.
+    pub fn set_mark(self) -> Self {
+        self.push("meta", |a| {
+            a.be32(3, register(0)).be32(2, META_MARK);
+        })
+    }
+
+    /// The packet carries a mark.
+    pub fn is_marked(self) -> Self {
+        self.meta(META_MARK, 0).compare(false, &[0; 4])
     }
 
     /// Any of the connection-state bits.
