@@ -4,10 +4,12 @@
 pub mod apply;
 pub mod conntrack;
 pub mod events;
+pub mod neighbour;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod observe;
 pub mod place;
+pub mod policy;
 pub mod route;
 pub mod sysctl;
