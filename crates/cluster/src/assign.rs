@@ -4,8 +4,8 @@ use crate::plan::is_overlay;
 use crate::store::Store;
 use skep_model::id::{NetworkId, NodeId};
 use skep_model::netstate::{
-    Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind, RemoteEndpoint,
-    Subnet,
+    Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind,
+    RemoteEndpoint, Subnet,
 };
 use skep_model::network::mac_of;
 use skep_model::node::Node;
@@ -115,11 +115,7 @@ fn data_path_address(node: &Node) -> Option<IpAddr> {
 }
 
 /// Other nodes' balancers and tasks on the networks.
-fn remotes(
-    store: &Store,
-    own: &Node,
-    networks: &[Arc<ClusterNetwork>],
-) -> BTreeMap<NetworkId, Vec<RemoteEndpoint>> {
+fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTreeMap<NetworkId, Vec<RemoteEndpoint>> {
     let mut remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>> = BTreeMap::new();
     let mut add = |network: &NetworkId, addresses: &mut dyn Iterator<Item = IpAddr>, tunnel: IpAddr| {
         let addresses: Vec<IpAddr> = addresses.collect();

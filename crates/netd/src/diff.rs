@@ -156,9 +156,8 @@ fn stale_routing(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, ops: &mu
     }
     // A route goes with its link, and setting another in its table replaces it.
     let is_replaced = |route: &TableRoute| {
-        let same = |other: &&TableRoute| {
-            other.table == route.table && other.gateway.is_ipv4() == route.gateway.is_ipv4()
-        };
+        let same =
+            |other: &&TableRoute| other.table == route.table && other.gateway.is_ipv4() == route.gateway.is_ipv4();
         want.table_routes.iter().any(|other| same(&other)) || !want.links.contains_key(&route.interface)
     };
     for route in have.table_routes.difference(&want.table_routes).filter(|route| !is_replaced(route)) {
@@ -216,7 +215,8 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
     }
     forwarding(place, want, have, &broken, ops);
     let is_new = |link: &str| broken.iter().any(|name| name == link) || !have.links.contains_key(link);
-    for route in want.table_routes.iter().filter(|route| is_new(&route.interface) || !have.table_routes.contains(route)) {
+    for route in want.table_routes.iter().filter(|route| is_new(&route.interface) || !have.table_routes.contains(route))
+    {
         ops.push(Op::SetTableRoute { place: place.clone(), route: route.clone() });
     }
     for rule in want.policy_rules.difference(&have.policy_rules) {

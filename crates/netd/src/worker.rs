@@ -387,7 +387,11 @@ impl Worker {
     fn circumstances(&self) -> Circumstances<'_> {
         let is_on = |key| sysctl::read(key).as_deref() == Some("1");
         let keys = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
-        Circumstances { balancer: self.balancer.as_ref(), bridges_are_filtered: keys.into_iter().all(is_on), underlay: self.underlay }
+        Circumstances {
+            balancer: self.balancer.as_ref(),
+            bridges_are_filtered: keys.into_iter().all(is_on),
+            underlay: self.underlay,
+        }
     }
 
     fn save(&self) -> Result<()> {

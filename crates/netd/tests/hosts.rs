@@ -186,7 +186,8 @@ fn even(tasks: &[Task], count: usize) -> BTreeMap<String, usize> {
 /// The fixed entries of the overlay's tunnel: (MAC, node) and (address, MAC).
 fn entries(host: &Lab) -> (BTreeSet<String>, BTreeSet<String>) {
     let fdb = host.run_in_overlay(&overlay_id(), "bridge fdb show dev vxlan0 | grep dst | awk '{print $1, $3}'");
-    let neighbours = host.run_in_overlay(&overlay_id(), "ip neigh show dev vxlan0 nud permanent | awk '{print $1, $3}'");
+    let neighbours =
+        host.run_in_overlay(&overlay_id(), "ip neigh show dev vxlan0 nud permanent | awk '{print $1, $3}'");
     let lines = |text: String| text.lines().map(str::to_owned).collect();
     (lines(fdb), lines(neighbours))
 }
@@ -405,14 +406,23 @@ async fn leaving_leaves_nothing_and_a_killed_netd_disturbs_nothing() {
     }
 }
 
+/// `5: eth0 ...` without the link's number.
+fn without_number(line: &str) -> &str {
+    match line.split_once(": ") {
+        Some((number, rest)) if number.parse::<u32>().is_ok() => rest,
+        _ => line,
+    }
+}
+
 /// Rules and routing tables as well.
 fn all_state(host: &Lab) -> String {
     let text = host.kernel_state()
         + &host.host.run(
-            "ip rule; ip route show table all | grep -v '^local\\|^broadcast\\|^fe80\\|^multicast\\|^ff00'; \
+            "ip rule; ip -4 route show table all | grep -v '^local\\|^broadcast'; \
              bridge fdb | grep dst; ip neigh show nud permanent",
         );
-    let mut lines: Vec<&str> = text.lines().collect();
+    // Links that were made again have other numbers.
+    let mut lines: Vec<&str> = text.lines().map(without_number).collect();
     lines.sort_unstable();
     lines.join("\n")
 }

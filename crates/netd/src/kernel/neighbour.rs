@@ -125,8 +125,9 @@ mod tests {
         for entry in entries {
             let request = add(&entry, 7);
             let answer = Answer { message_type: NEW_NEIGHBOUR, body: request.body.clone() };
-            assert_eq!(read(std::slice::from_ref(&answer), &links), [entry.clone()]);
-            assert_eq!(read(&[answer], &BTreeMap::new()), []);
+            let answers = [answer];
+            assert_eq!(read(&answers, &BTreeMap::new()), []);
+            assert_eq!(read(&answers, &links), [entry]);
             assert!(is_fixed(&request.body));
         }
         let learned = header(FAMILY_BRIDGE, 7, 0x02, FLAG_MASTER);

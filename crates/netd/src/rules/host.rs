@@ -9,7 +9,9 @@ use super::{
     PRIORITY_DESTINATION_NAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SOURCE_NAT, address_of, address_port,
     protocol_port_key,
 };
-use crate::nft::expression::{CT_ESTABLISHED, CT_RELATED, CT_STATUS_DNAT, Family, Rule, Verdict, interface_name, octets};
+use crate::nft::expression::{
+    CT_ESTABLISHED, CT_RELATED, CT_STATUS_DNAT, Family, Rule, Verdict, interface_name, octets,
+};
 use crate::nft::table::{
     Chain, DataType, HOOK_FORWARD, HOOK_INPUT, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table,
     Value,

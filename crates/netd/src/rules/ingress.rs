@@ -5,9 +5,7 @@ use super::{address_port, protocol_port_key};
 use crate::nft::expression::{
     CT_ESTABLISHED, CT_NEW, CT_RELATED, CT_STATUS_DNAT, Family, PROTOCOL_TCP, Rule, Verdict, octets,
 };
-use crate::nft::table::{
-    Chain, DataType, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table, Value,
-};
+use crate::nft::table::{Chain, DataType, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table, Value};
 use crate::plan::MESH_TUNNEL;
 use crate::wanted::mesh::{MARK, MARK_MASK, Peer};
 use skep_model::network::Protocol;

@@ -31,7 +31,8 @@ fn port_of(
                     // It is on its way out, and its container may be gone before its state is known.
                     None if *is_draining => {}
                     None => {
-                        impossible.push(format!("ingress {published_port}: task {task} has no leg on the gateway bridge"));
+                        impossible
+                            .push(format!("ingress {published_port}: task {task} has no leg on the gateway bridge"));
                     }
                 }
             }

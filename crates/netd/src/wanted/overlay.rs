@@ -69,12 +69,7 @@ fn bridge_link(network: &DesiredNetwork, own: Option<IpNet>, circumstances: &Cir
     }
 }
 
-fn add_remote(
-    remote: &RemoteEndpoint,
-    local: Option<IpAddr>,
-    place: &mut WantedPlace,
-    impossible: &mut Vec<String>,
-) {
+fn add_remote(remote: &RemoteEndpoint, local: Option<IpAddr>, place: &mut WantedPlace, impossible: &mut Vec<String>) {
     let (mac, node) = (remote.mac, remote.tunnel);
     if local.is_some_and(|local| local.is_ipv4() != node.is_ipv4()) {
         impossible.push(format!("node {node} is not reached from this one: their addresses are of different families"));
