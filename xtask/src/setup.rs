@@ -43,10 +43,15 @@ impl Drop for PolicyGuard {
     }
 }
 
-/// Installs what is missing.
+/// Installs what building and testing need.
 pub(crate) fn packages() -> Result<()> {
+    install(&PACKAGES)
+}
+
+/// Installs what is missing of these packages, each given with a file that shows it is there.
+pub(crate) fn install(packages: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+        packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

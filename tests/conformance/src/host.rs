@@ -40,7 +40,11 @@ impl Host {
     pub fn start(client: &Client) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("skt{}-{number}", std::process::id());
-        let target = environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?;
+        let target = match std::env::var_os("SKEP_TEST_SCRATCH") {
+            // In a virtual machine our own folder is on overlayfs, which cannot hold containers.
+            Some(scratch) => PathBuf::from(scratch),
+            None => environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?,
+        };
         let mut host = Self {
             namespace: name.clone(),
             outside: format!("{name}o"),
