@@ -3,7 +3,7 @@
 
 use super::constraint;
 use super::draft::Draft;
-use super::slots::{SlotKey, Vacancy, after, age, fill, is_global, slot_key};
+use super::slots::{SlotKey, Vacancy, after, age, fill, slot_key};
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::service::Service;
 use skep_model::task::{Task, TaskState};
@@ -99,7 +99,9 @@ fn displace(draft: &mut Draft<'_>, task: &Task, reason: Reason) {
     });
     draft.done(|| format!("task {} leaves node {}: {}", task.id, task.node_id, reason.text()));
     let Some(service) = draft.store.service(task.service_id.as_str()).cloned() else { return };
-    if service.pending_delete || is_global(&service) || slot_is_occupied(draft, &service, task) {
+    // A job fills its slots itself, within its limit of tasks at a time.
+    let others_fill = service.spec.mode.is_per_node() || service.spec.mode.is_job();
+    if service.pending_delete || others_fill || slot_is_occupied(draft, &service, task) {
         return;
     }
     let key: SlotKey = slot_key(task);

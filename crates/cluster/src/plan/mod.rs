@@ -7,6 +7,7 @@ mod constraint;
 mod draft;
 mod enforce;
 mod global;
+mod job;
 mod reap;
 mod replicated;
 mod restart;
@@ -99,13 +100,11 @@ fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>)
     match service.spec.mode {
         ServiceMode::Replicated { replicas } => replicated::run(draft, &service, replicas),
         ServiceMode::Global => global::run(draft, &service),
-        // Refused when they are created; a later version's may be read here.
-        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => {
-            draft.waiting(|| format!("service {}: jobs are not supported yet", service.spec.name));
-            return;
-        }
+        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => job::run(draft, &service),
     }
-    update::run(draft, &service);
+    if !service.spec.mode.is_job() {
+        update::run(draft, &service);
+    }
     let after = draft.store.service(service.id.as_str());
     if after.is_some_and(|after| after.spec != service.spec) {
         // Only the store knows the new spec's version: the next plan goes on.
@@ -115,5 +114,7 @@ fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>)
     restart::release(draft, &service);
 }
 
+#[cfg(test)]
+mod job_tests;
 #[cfg(test)]
 mod tests;

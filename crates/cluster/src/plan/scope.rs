@@ -4,7 +4,7 @@ use super::constraint;
 use super::slots::node_keeps_tasks;
 use crate::command::{Key, Kind};
 use crate::store::Store;
-use skep_model::service::{Service, ServiceMode};
+use skep_model::service::Service;
 use skep_model::task::Task;
 use std::collections::BTreeSet;
 
@@ -65,7 +65,7 @@ impl Scope {
             Kind::Node => {
                 self.nodes.insert(key.id.clone());
                 self.services.extend(store.tasks_of_node(&key.id).map(|task| task.service_id.0.clone()));
-                let global = store.services().filter(|service| matches!(service.spec.mode, ServiceMode::Global));
+                let global = store.services().filter(|service| service.spec.mode.is_per_node());
                 self.services.extend(global.map(|service| service.id.0.clone()));
             }
             Kind::Network => {

@@ -5,7 +5,7 @@ use super::draft::Draft;
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::node::{Availability, Node, NodeState};
-use skep_model::service::{RestartCondition, Service, ServiceMode};
+use skep_model::service::{RestartCondition, Service};
 use skep_model::task::{Task, TaskState, TaskStatus};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -84,6 +84,9 @@ pub(crate) fn vacancy(service: &Service, key: &SlotKey, slot: &[Arc<Task>], now:
 pub(crate) fn after(service: &Service, key: &SlotKey, last: &Task, now: Timestamp) -> Vacancy {
     let done = Vacancy::Finished { until: None };
     let policy = &service.spec.task.restart;
+    if last.job_iteration != iteration(service) {
+        return Vacancy::Fill;
+    }
     if !ended_by_itself(last) {
         // A replica told to leave its node runs again elsewhere unless it must run once
         // at most; a global one comes back with its node.
@@ -93,6 +96,7 @@ pub(crate) fn after(service: &Service, key: &SlotKey, last: &Task, now: Timestam
     match policy.condition {
         RestartCondition::None => done,
         RestartCondition::OnFailure if last.status.state == TaskState::Complete => done,
+        RestartCondition::Any if last.status.state == TaskState::Complete && service.spec.mode.is_job() => done,
         RestartCondition::OnFailure | RestartCondition::Any => attempts_left(service, key, now),
     }
 }
@@ -178,7 +182,8 @@ pub(crate) fn new_task(draft: &mut Draft<'_>, service: &Service, key: &SlotKey) 
         service_labels: service.spec.labels.clone(),
         spec: service.spec.task.clone(),
         spec_version: service.spec_version,
-        desired_state: TaskState::Running,
+        job_iteration: iteration(service),
+        desired_state: goal(service),
         status: TaskStatus { timestamp: draft.now, message: "created".into(), ..TaskStatus::default() },
         ..Task::default()
     };
@@ -226,6 +231,23 @@ pub(crate) fn is_current(store: &Store, service: &Service, task: &Task) -> bool 
     moved == service.spec.task
 }
 
-pub(crate) fn is_global(service: &Service) -> bool {
-    matches!(service.spec.mode, ServiceMode::Global)
+/// Whether a node may be given tasks now. One not heard of yet gets them when it reports.
+pub(crate) fn takes_new_tasks(node: &Node) -> bool {
+    node.spec.availability == Availability::Active && node.status.state == NodeState::Ready
+}
+
+/// The state that a service's tasks are wanted in for good.
+pub(crate) fn goal(service: &Service) -> TaskState {
+    if service.spec.mode.is_job() { TaskState::Complete } else { TaskState::Running }
+}
+
+/// The present iteration of a job; `None` for other services.
+pub(crate) fn iteration(service: &Service) -> Option<u64> {
+    service.job_status.map(|status| status.iteration)
+}
+
+/// A job's task that ended well: it says that its slot is done, and stays.
+pub(crate) fn is_result(service: &Service, task: &Task) -> bool {
+    let present = service.spec.mode.is_job() && task.job_iteration == iteration(service);
+    present && task.status.state == TaskState::Complete
 }
