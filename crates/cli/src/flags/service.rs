@@ -74,6 +74,9 @@ pub(crate) struct Create {
     /// Spread over a label (spread=node.labels.x, repeatable)
     #[arg(long)]
     pub(crate) placement_pref: Vec<String>,
+    /// Reserve resources that nodes declare (kind=count, repeatable)
+    #[arg(long)]
+    pub(crate) generic_resource: Vec<String>,
     /// Attach to a network (repeatable)
     #[arg(long)]
     pub(crate) network: Vec<String>,
@@ -254,6 +257,21 @@ pub(crate) struct Update {
     /// Number of tasks
     #[arg(long)]
     pub(crate) replicas: Option<u64>,
+    /// Tasks of a job at a time
+    #[arg(long)]
+    pub(crate) max_concurrent: Option<u64>,
+    /// Add a placement preference, the last one decides least (spread=node.labels.x)
+    #[arg(long)]
+    pub(crate) placement_pref_add: Vec<String>,
+    /// Remove a placement preference
+    #[arg(long)]
+    pub(crate) placement_pref_rm: Vec<String>,
+    /// Reserve resources that nodes declare (kind=count)
+    #[arg(long)]
+    pub(crate) generic_resource_add: Vec<String>,
+    /// Stop reserving a kind of resource
+    #[arg(long)]
+    pub(crate) generic_resource_rm: Vec<String>,
     /// Replace every task even if nothing changed
     #[arg(long)]
     pub(crate) force: bool,
