@@ -139,6 +139,9 @@ pub struct Task {
     pub start_not_before: Timestamp,
     /// The task this one replaces, awaited before it starts.
     pub replaces: Option<TaskId>,
+    /// The task of the same slot that runs until this one does, and is told to stop then:
+    /// a move from one node to another without a gap.
+    pub beside: Option<TaskId>,
     /// Raft index of its creation: the order of a slot's tasks, whatever leaders' clocks
     /// say. Set by the store.
     pub created_index: u64,

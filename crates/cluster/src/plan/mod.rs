@@ -95,6 +95,12 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
 }
 
 fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>) {
+    if let ServiceMode::Replicated { replicas } = service.spec.mode
+        && !update::is_under_way(service)
+        && slots::is_calm(&draft.store, service, replicas)
+    {
+        return;
+    }
     restart::run(draft, service);
     let Some(service) = draft.store.service(service.id.as_str()).cloned() else { return };
     match service.spec.mode {
@@ -116,5 +122,7 @@ fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>)
 
 #[cfg(test)]
 mod job_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod tests;

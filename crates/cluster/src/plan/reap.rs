@@ -32,6 +32,9 @@ pub(super) fn service(draft: &mut Draft<'_>, id: &str) {
 }
 
 fn tasks(draft: &mut Draft<'_>, service: Option<&Service>, id: &str) {
+    if !draft.store.tasks_of_service(id).any(|task| is_over(task)) {
+        return;
+    }
     let all = slots(&draft.store, id);
     let limit = service.map_or(Some(0), |service| history_limit(draft, service));
     for slot in all.values() {

@@ -1,6 +1,7 @@
 //! What a plan looks at, derived from the keys that changed.
 
 use super::constraint;
+use super::enforce::reserves;
 use super::slots::node_keeps_tasks;
 use crate::command::{Key, Kind};
 use crate::store::Store;
@@ -57,6 +58,10 @@ impl Scope {
                     return;
                 }
                 self.balancers.insert(task.node_id.0.clone());
+                // Whom it is to relieve may need another successor.
+                if let Some(old) = task.beside.as_ref().and_then(|id| store.task(id.as_str())) {
+                    self.nodes.insert(old.node_id.0.clone());
+                }
                 // Its order to leave may have been lost to a race with its own report.
                 if !may_stay(store, task) {
                     self.nodes.insert(task.node_id.0.clone());
@@ -95,7 +100,7 @@ impl Scope {
 /// Whether a task is plainly in its place. With reservations it takes a look at all of
 /// its node's tasks to tell.
 fn may_stay(store: &Store, task: &Task) -> bool {
-    let reserves = task.spec.resources.reserve_nano_cpus > 0 || task.spec.resources.reserve_memory_bytes > 0;
+    let reserves = reserves(&task.spec.resources);
     let Some(node) = store.node(task.node_id.as_str()) else { return false };
     !reserves && node_keeps_tasks(node) && constraint::matches(&task.spec.placement, node)
 }

@@ -35,8 +35,26 @@ pub(crate) fn slots(store: &Store, service: &str) -> BTreeMap<SlotKey, Slot> {
     for task in store.tasks_of_service(service) {
         slots.entry(slot_key(task)).or_default().push(Arc::clone(task));
     }
-    slots.values_mut().for_each(|tasks| tasks.sort_by(|a, b| age(a).cmp(&age(b))));
+    let many = |tasks: &&mut Slot| tasks.len() > 1;
+    slots.values_mut().filter(many).for_each(|tasks| tasks.sort_by(|a, b| age(a).cmp(&age(b))));
     slots
+}
+
+/// Every task of a replicated service is as it is to be, one in each of `replicas` slots:
+/// at one look over the tasks there is nothing to restart, scale, update or let go.
+pub(crate) fn is_calm(store: &Store, service: &Service, replicas: u64) -> bool {
+    let mut numbers: Vec<u64> = Vec::new();
+    for task in store.tasks_of_service(service.id.as_str()) {
+        let plain = task.replaces.is_none() && task.beside.is_none() && task.desired_state == TaskState::Running;
+        if !plain || task.status.state.is_terminal() || task.spec_version != service.spec_version {
+            return false;
+        }
+        numbers.push(task.slot);
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    let tasks = store.tasks_of_service(service.id.as_str()).count();
+    numbers.len() == tasks && tasks as u64 == replicas
 }
 
 /// Sorts older tasks first; those of the plan being made are the newest.
@@ -147,12 +165,7 @@ pub(crate) fn record_restart(draft: &mut Draft<'_>, service: &Service, key: &Slo
 pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, predecessor: Option<&Task>) {
     let mut task = new_task(draft, service, key);
     match predecessor {
-        Some(old) if ended_by_itself(old) => {
-            task.start_not_before = old.ended_at.max(old.meta.created_at).plus(service.spec.task.restart.delay);
-            if task.start_not_before > draft.now {
-                task.desired_state = TaskState::Ready;
-            }
-        }
+        Some(old) if ended_by_itself(old) => hold_back(draft, service, &mut task, old),
         // Even when its node is down: that the old one is to stop may fail to be stored.
         Some(old) if has_run(old) => {
             task.replaces = Some(old.id.clone());
@@ -162,6 +175,27 @@ pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, pred
     }
     draft.done(|| format!("service {}: new task {} for slot {}", service.spec.name, task.id, key.fact()));
     draft.put_task(task);
+}
+
+/// Makes a task that runs in the slot of `old` and relieves it once it runs. After a
+/// failure the next attempt is held back like a restart.
+pub(crate) fn relieve(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, old: &Task, slot: &[Arc<Task>]) {
+    let mut task = new_task(draft, service, key);
+    task.beside = Some(old.id.clone());
+    let before = |task: &&Arc<Task>| task.beside.as_ref() == Some(&old.id) && ended_by_itself(task);
+    if let Some(failed) = slot.iter().rev().find(before) {
+        hold_back(draft, service, &mut task, failed);
+    }
+    draft.done(|| format!("service {}: new task {} to relieve {}", service.spec.name, task.id, old.id));
+    draft.put_task(task);
+}
+
+/// Lets a task wait at READY until the restart delay after a failure has passed.
+pub(crate) fn hold_back(draft: &Draft<'_>, service: &Service, task: &mut Task, failed: &Task) {
+    task.start_not_before = failed.ended_at.max(failed.meta.created_at).plus(service.spec.task.restart.delay);
+    if task.start_not_before > draft.now {
+        task.desired_state = TaskState::Ready;
+    }
 }
 
 /// Its node was told of it and has not said that it is over.
