@@ -9,15 +9,19 @@ mod enforce;
 mod global;
 mod job;
 mod reap;
+mod rebalance;
 mod replicated;
 mod restart;
 mod schedule;
 mod scope;
 mod slots;
 mod update;
+mod why;
 
 pub(crate) use allocate::{VNI_MIN, first_host, is_overlay, overlaps};
 pub(crate) use constraint::parse as parse_constraints;
+pub use rebalance::{Move, Rebalance, rebalance};
+pub use why::{TaskReason, Why, why};
 
 use crate::command::{Key, Write};
 use crate::ids::IdSource;
@@ -122,6 +126,8 @@ fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>)
 
 #[cfg(test)]
 mod job_tests;
+#[cfg(test)]
+mod rebalance_tests;
 #[cfg(test)]
 mod schedule_tests;
 #[cfg(test)]

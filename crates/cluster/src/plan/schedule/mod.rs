@@ -5,7 +5,7 @@ mod load;
 mod tree;
 
 pub(crate) use filter::Filters;
-pub(crate) use load::Loads;
+pub(crate) use load::{Loads, NodeLoad};
 
 use super::draft::Draft;
 use filter::explain;
