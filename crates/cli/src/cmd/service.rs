@@ -27,6 +27,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Service) -> Outcome {
         Service::Logs(flags) => logs(client, &flags).await,
         Service::Ls(flags) => list(client, &flags).await,
         Service::Ps(flags) => tasks(client, &flags).await,
+        Service::Rebalance(flags) => super::orchestrate::rebalance(client, &flags).await,
         Service::Rm(names) => {
             for_each(&names.names, |name| async move {
                 client.delete(&format!("/services/{}", segment(name))).await?;
@@ -37,6 +38,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Service) -> Outcome {
         Service::Rollback(flags) => rollback(client, &flags).await,
         Service::Scale(flags) => scale(client, &flags).await,
         Service::Update(flags) => update(client, &flags).await,
+        Service::Why(flags) => super::orchestrate::why(client, &flags).await,
     }
 }
 

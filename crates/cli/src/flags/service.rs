@@ -18,6 +18,8 @@ pub(crate) enum Service {
     Ls(ListFlags),
     /// List the tasks of services
     Ps(Ps),
+    /// Even out where the tasks of services run
+    Rebalance(Rebalance),
     /// Remove services
     #[command(visible_alias = "remove")]
     Rm(Names),
@@ -27,6 +29,29 @@ pub(crate) enum Service {
     Scale(Scale),
     /// Change a service
     Update(Box<Update>),
+    /// Say what a service or task waits for
+    Why(WhyFlags),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rebalance {
+    /// All services, and the whole load of the nodes
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only say what would be moved
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WhyFlags {
+    /// "json" instead of text for people
+    #[arg(long, default_value = "", value_parser = ["", "json"])]
+    pub(crate) format: String,
+    /// A service's or a task's name or id
+    pub(crate) name: String,
 }
 
 /// How a verb that changes tasks ends.

@@ -6,14 +6,14 @@ use super::draft::Draft;
 use super::schedule::{Filters, Loads};
 use super::slots::{SlotKey, new_task};
 use super::update;
-use crate::command::Write;
+use crate::command::{Object, Write};
 use crate::ids::IdSource;
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::id::{NodeId, ServiceId, TaskId};
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::{Task, TaskState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Moves of one request at most: each starts a container.
@@ -79,7 +79,12 @@ pub fn rebalance(store: &Store, only: Option<&ServiceId>, now: Timestamp, ids: &
             to,
         });
     }
-    found.writes = draft.finish().writes;
+    // Two requests at a time must not move the same task twice: each service is written as
+    // it is, at the version that was looked at.
+    let moved: BTreeSet<&ServiceId> = found.moves.iter().map(|one| &one.service).collect();
+    let guards = moved.into_iter().filter_map(|id| store.service(id.as_str()));
+    let guards = guards.map(|service| Write::put(Object::Service(Box::new((**service).clone()))));
+    found.writes = guards.chain(draft.finish().writes).collect();
     found
 }
 
