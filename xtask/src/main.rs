@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod images;
+mod lab;
 mod lint;
 mod setup;
 mod sh;
@@ -61,6 +62,11 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
+    /// Several machines on this one, to try a cluster by hand
+    Lab {
+        #[command(subcommand)]
+        command: lab::Command,
+    },
     /// Install the packages that building and testing need
     Setup,
 }
@@ -86,6 +92,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fix => lint::fix(),
         Command::Sim { seeds } => test::simulation(seeds),
         Command::Bench { scenarios, write } => bench::run(&scenarios, write),
+        Command::Lab { command } => lab::run(&command),
         Command::Setup => setup::packages(),
     }
 }
