@@ -73,7 +73,7 @@ fn up(nodes: usize, managers: Option<usize>, images: bool, program: &Path) -> Re
     let lab = Lab::up(&options)?;
     say(&format!("{nodes} machines are up after {} ms", begin.elapsed().as_millis()));
     if let Some(managers) = managers {
-        lab.form_swarm(managers)?;
+        lab.form_swarm(managers, &[])?;
         say(&format!("a swarm of {managers} managers and {} workers", nodes - managers));
     }
     show(&lab)?;

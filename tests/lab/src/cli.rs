@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// A daemon that is up answers a ping at once.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// For everything else that is asked without a client program.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -122,19 +124,34 @@ impl Cli {
         self.ok(&["build", "-t", "whoami", &context.to_string_lossy()])
     }
 
-    /// One request without a body, on a connection of its own; gives status and body.
+    /// One request on a connection of its own, with a JSON body if one is given; gives status
+    /// and body of the answer.
     ///
     /// # Errors
-    /// When nobody listens or the answer is not HTTP.
-    pub fn request(&self, method: &str, path: &str) -> Result<(u16, String)> {
+    /// When nobody listens, the connection breaks, or the answer takes longer than `timeout`.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>, timeout: Duration) -> Result<(u16, String)> {
         let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(PING_TIMEOUT))?;
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: skep\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = "Host: skep\r\nContent-Type: application/json\r\nContent-Length";
+        write!(stream, "{method} {path} HTTP/1.0\r\n{head}: {}\r\n\r\n{body}", body.len())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer);
         let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).context("no status line")?;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         Ok((status, body.to_owned()))
+    }
+
+    /// A GET whose answer is JSON.
+    ///
+    /// # Errors
+    /// When there is no answer or it is an error.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let (status, body) = self.request("GET", path, None, ANSWER_TIMEOUT)?;
+        ensure!(status == 200, "GET {path}: {status}: {body}");
+        serde_json::from_str(&body).with_context(|| body)
     }
 
     /// Whether the daemon answers.
@@ -142,7 +159,7 @@ impl Cli {
     /// # Errors
     /// When it does not.
     pub fn ping(&self) -> Result<()> {
-        let (status, body) = self.request("GET", "/_ping")?;
+        let (status, body) = self.request("GET", "/_ping", None, PING_TIMEOUT)?;
         ensure!(status == 200, "{status}: {body}");
         Ok(())
     }

@@ -8,6 +8,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::thread::JoinHandle;
 
 /// The namespaces of a machine that runs. The mount namespace comes last: after it the
 /// files of the others would be looked for inside.
@@ -52,6 +53,19 @@ pub(crate) fn spawn(first: u32, command: Command) -> Result<Child> {
 pub(crate) fn spawn_in_network(netns: &str, command: Command) -> Result<Child> {
     let network = File::open(netns_path(netns)).with_context(|| netns.to_owned())?;
     on_a_thread(command, move || setns(network, CloneFlags::CLONE_NEWNET))
+}
+
+/// Runs `work` on a thread in a named network namespace.
+pub(crate) fn thread_in_network<T, F>(netns: &str, work: F) -> Result<JoinHandle<Result<T>>>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    let network = File::open(netns_path(netns)).with_context(|| netns.to_owned())?;
+    Ok(std::thread::spawn(move || {
+        setns(network, CloneFlags::CLONE_NEWNET).context("cannot enter the network")?;
+        work()
+    }))
 }
 
 fn netns_path(netns: &str) -> PathBuf {

@@ -9,8 +9,9 @@ use crate::{inside, sweep};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 
 /// A switch has so many ports in this address plan.
 const NODES_MAX: usize = 200;
@@ -175,13 +176,14 @@ impl Lab {
     }
 
     /// Founds a swarm on the first machine and joins the others by token: the first
-    /// `managers` as managers, the rest as workers.
+    /// `managers` as managers, the rest as workers. `options` are given to `swarm init`.
     ///
     /// # Errors
     /// When a verb fails.
-    pub fn form_swarm(&self, managers: usize) -> Result<()> {
+    pub fn form_swarm(&self, managers: usize, options: &[&str]) -> Result<()> {
         let first = self.node(1);
-        first.ok(&["swarm", "init", "--advertise-addr", &first.address()])?;
+        let address = first.address();
+        first.ok(&[&["swarm", "init", "--advertise-addr", &address], options].concat())?;
         let token = |role: &str| first.ok(&["swarm", "join-token", "--quiet", role]);
         let (manager, worker) = (token("manager")?, token("worker")?);
         let remote = format!("{}:2377", first.address());
@@ -200,12 +202,16 @@ impl Lab {
         curl_outside(&self.switch, args)
     }
 
-    /// Starts a program on the outside machine.
+    /// Runs `work` on a thread whose sockets are the outside machine's.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn spawn_outside(&self, command: Command) -> Result<Child> {
-        inside::spawn_in_network(&self.switch.namespace, command)
+    /// When the lab is gone.
+    pub fn thread_outside<T, F>(&self, work: F) -> Result<JoinHandle<Result<T>>>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T> + Send + 'static,
+    {
+        inside::thread_in_network(&self.switch.namespace, work)
     }
 
     /// Pulls the cables of these machines.

@@ -54,6 +54,8 @@ struct State {
     /// Process 1 of the machine; `None` while it is off.
     first: Option<Child>,
     daemon: Option<Child>,
+    /// The program that the next daemon runs.
+    program: PathBuf,
 }
 
 /// What is asked of a machine is mostly asked of its daemon with a client.
@@ -69,7 +71,8 @@ impl Node {
     /// A machine that is off. `run` is a folder on a tmpfs, `home` one on a disk.
     pub(crate) fn new(site: Site, number: usize, name: &str, home: PathBuf, run: PathBuf, parts: (MachineDisk, Cli)) -> Self {
         let (disk, cli) = parts;
-        Self { site, number, name: name.to_owned(), home, run, disk, cli, state: Mutex::default() }
+        let state = State { program: site.program.clone(), ..State::default() };
+        Self { site, number, name: name.to_owned(), home, run, disk, cli, state: Mutex::new(state) }
     }
 
     /// Counted from 1.
@@ -223,7 +226,8 @@ impl Node {
 
     /// Lets go of the handles; machine and daemon go on when this process ends.
     pub(crate) fn release(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        (state.first, state.daemon) = (None, None);
     }
 
     /// Stops every process where it stands, containers too, as a machine that hangs.
@@ -253,12 +257,17 @@ impl Node {
         self.wait_for_daemon()
     }
 
+    /// The next daemon runs `program`, as after an upgrade.
+    pub fn set_program(&self, program: &Path) {
+        self.state().program = program.to_owned();
+    }
+
     pub(crate) fn spawn_daemon(&self) -> Result<()> {
         let mut state = self.state();
         ensure!(state.daemon.is_none(), "the daemon of {} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new("sh");
-        command.args(["-euc", JOIN_GROUP, "sh"]).arg(&self.site.program).args(["daemon", "--debug"]);
+        command.args(["-euc", JOIN_GROUP, "sh"]).arg(&state.program).args(["daemon", "--debug"]);
         command.args(&self.site.daemon_options);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

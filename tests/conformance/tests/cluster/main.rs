@@ -2,7 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
 
+mod failover;
 mod lab;
+mod load;
+mod members;
+mod power;
+mod swarm;
+mod upgrade;
+mod writer;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -22,7 +29,7 @@ fn main() {
     // Each trial runs several daemons; more at once than cores only adds noise.
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
-    for scenario in [lab::SCENARIOS].into_iter().flatten() {
+    for scenario in [upgrade::SCENARIOS, failover::SCENARIOS, power::SCENARIOS, members::SCENARIOS, lab::SCENARIOS].into_iter().flatten() {
         trials.push(trial(&Client::debian_docker(), scenario));
         if scenario.every_client {
             trials.push(trial(&Client::skep(), scenario));
@@ -37,6 +44,18 @@ fn trial(client: &Client, scenario: &'static Scenario) -> Trial {
         let mut lab = Lab::up(&(scenario.options)().client(&client)).map_err(failed)?;
         (scenario.run)(&mut lab).map_err(|error| Failed::from(format!("{error:#}\n\nthe daemons' logs:\n{}", lab.logs())))
     })
+}
+
+/// How often a scenario repeats its fault: as often as `SKEP_TEST_ROUNDS` says, for a long
+/// run at night, or `normal` times.
+pub(crate) fn rounds(normal: usize) -> usize {
+    std::env::var("SKEP_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(normal)
+}
+
+/// A measured figure, for whoever reads the run.
+#[expect(clippy::print_stderr, reason = "figures are part of what a run says")]
+pub(crate) fn say(text: &str) {
+    eprintln!("    {text}");
 }
 
 fn failed(error: anyhow::Error) -> Failed {
