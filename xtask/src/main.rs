@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod bench;
+mod course;
 mod demo;
 mod images;
 mod lab;
@@ -68,7 +69,11 @@ enum Command {
         command: lab::Command,
     },
     /// Install the packages that building and testing need
-    Setup,
+    Setup {
+        /// Also make the images that tests use
+        #[arg(long)]
+        images: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -93,6 +98,6 @@ fn run(command: Command) -> Result<()> {
         Command::Sim { seeds } => test::simulation(seeds),
         Command::Bench { scenarios, write } => bench::run(&scenarios, write),
         Command::Lab { command } => lab::run(&command),
-        Command::Setup => setup::packages(),
+        Command::Setup { images } => setup::packages().and_then(|()| if images { test::images() } else { Ok(()) }),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Package and the file that shows it is there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("gcc", "/usr/bin/gcc"),
     ("pkg-config", "/usr/bin/pkg-config"),
     ("libseccomp-dev", "/usr/include/seccomp.h"),
@@ -16,6 +16,8 @@ const PACKAGES: [(&str, &str); 9] = [
     ("nftables", "/usr/sbin/nft"),
     ("util-linux", "/usr/bin/nsenter"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    ("e2fsprogs", "/sbin/mkfs.ext4"),
+    ("perl-base", "/usr/bin/perl"),
 ];
 
 /// Stops package scripts from starting services, for the time of one installation.

@@ -9,7 +9,7 @@ use crate::{inside, sweep};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
@@ -200,6 +200,14 @@ impl Lab {
     /// When it fails.
     pub fn outside_ok(&self, args: &[&str]) -> Result<String> {
         curl_outside(&self.switch, args)
+    }
+
+    /// Starts a program on the outside machine; it ends with the lab.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_outside(&self, command: Command) -> Result<Child> {
+        inside::spawn_in_network(&self.switch.namespace, command)
     }
 
     /// Runs `work` on a thread whose sockets are the outside machine's.
