@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Package and the file that shows it is there.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("gcc", "/usr/bin/gcc"),
     ("pkg-config", "/usr/bin/pkg-config"),
     ("libseccomp-dev", "/usr/include/seccomp.h"),
@@ -18,6 +18,8 @@ const PACKAGES: [(&str, &str); 10] = [
     ("docker-registry", "/usr/bin/docker-registry"),
     // Brings the SDK for Python with it.
     ("docker-compose", "/usr/bin/docker-compose"),
+    ("e2fsprogs", "/sbin/mkfs.ext4"),
+    ("perl-base", "/usr/bin/perl"),
 ];
 
 /// Stops package scripts from starting services, for the time of one installation.
