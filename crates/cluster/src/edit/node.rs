@@ -71,6 +71,18 @@ pub fn admit_manager(store: &Store, id: &NodeId, raft_id: u64, address: &str) ->
     Ok(vec![Write::put(Object::Node(Box::new(Node { manager_status: Some(status), ..Node::clone(present) })))])
 }
 
+/// The swarm goes on with one manager alone: the others are none any more, in their specs too.
+pub fn demote_others(store: &Store, remaining: &NodeId) -> Vec<Write> {
+    let others = store.nodes().filter(|node| node.id != *remaining);
+    let managers = others.filter(|node| node.spec.role == Role::Manager || node.manager_status.is_some());
+    let demoted = managers.map(|node| {
+        let mut node = Node { role: Role::Worker, manager_status: None, ..Node::clone(node) };
+        node.spec.role = Role::Worker;
+        Write::put(Object::Node(Box::new(node)))
+    });
+    demoted.collect()
+}
+
 fn is_last_manager(store: &Store, node: &Node) -> bool {
     let others = store.nodes().filter(|other| other.id != node.id && other.spec.role == Role::Manager);
     node.spec.role == Role::Manager && others.count() == 0

@@ -97,3 +97,14 @@ fn only_nodes_that_are_to_be_managers_are_admitted() {
     let again = admit_manager(&world.store, &"n1".into(), known.raft_id, &known.address).unwrap();
     assert_eq!(again, []);
 }
+
+#[test]
+fn one_manager_left_alone_demotes_the_others() {
+    let mut world = managers(3, &["n2"]);
+    let writes = demote_others(&world.store, &"n2".into());
+    world.apply(writes).unwrap();
+    let roles: Vec<_> =
+        world.store.nodes().map(|node| (node.role, node.spec.role, node.manager_status.is_some())).collect();
+    let (worker, manager) = ((Role::Worker, Role::Worker, false), (Role::Manager, Role::Manager, true));
+    assert_eq!(roles, [worker, manager, worker, worker]);
+}
