@@ -25,7 +25,15 @@ fn block(node: &Node, level: usize, text: &mut String) {
             for item in items {
                 indent(level, text);
                 text.push('-');
-                below(item, level, text);
+                if item.map().is_some_and(|map| !map.is_empty()) {
+                    // The first key stands beside the dash.
+                    let mut inner = String::new();
+                    block(item, level + 1, &mut inner);
+                    text.push(' ');
+                    text.push_str(inner.trim_start_matches(' '));
+                } else {
+                    below(item, level, text);
+                }
             }
         }
         _ => {

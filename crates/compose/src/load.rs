@@ -155,7 +155,7 @@ impl Loader<'_> {
             return Ok(known.clone());
         }
         let text = self.read(path, FILE_BYTES_MAX)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         let node = self.document(path, &text, &Scope { folder, environment })?;
         self.documents.insert(path.to_owned(), node.clone());
         Ok(node)
@@ -177,7 +177,7 @@ impl Loader<'_> {
             return Err(item.wrong("include needs a path"));
         };
         let folder = match item.text_of("project_directory").as_str() {
-            "" => first.parent().unwrap_or(Path::new("/")).to_owned(),
+            "" => first.parent().unwrap_or_else(|| Path::new("/")).to_owned(),
             given => below(&base, given).into(),
         };
         let named: Vec<PathBuf> = words("env_file").iter().map(absolute).collect();

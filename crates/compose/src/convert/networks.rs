@@ -13,11 +13,14 @@ const DEFAULT: &str = "default";
 /// Driver of networks that name none.
 const DEFAULT_DRIVER: &str = "overlay";
 
+/// Networks to make: name and body.
+pub(super) type Made = Vec<(String, Json)>;
+
 /// Networks to make, by name, and names of those that must be there: only what services use.
 ///
 /// # Errors
 /// Values that make no sense.
-pub(super) fn convert(project: &Project, namespace: &Namespace<'_>) -> Result<(Vec<(String, Json)>, Vec<String>)> {
+pub(super) fn convert(project: &Project, namespace: &Namespace<'_>) -> Result<(Made, Vec<String>)> {
     let used: BTreeSet<String> = project.section("services").flat_map(|(_, service)| names(service)).collect();
     let (mut made, mut external) = (Vec::new(), Vec::new());
     for key in used {
