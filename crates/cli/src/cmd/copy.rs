@@ -123,7 +123,7 @@ async fn follow(client: &Client, container: &str, path: &str) -> Outcome<(String
             return Ok((path, mode & MODE_FOLDER != 0));
         }
         let link = seen["linkTarget"].as_str().unwrap_or_default();
-        let parent = Path::new(&path).parent().unwrap_or(Path::new("/"));
+        let parent = Path::new(&path).parent().unwrap_or_else(|| Path::new("/"));
         path = parent.join(link).to_string_lossy().into_owned();
     }
     Err(anyhow!("{path}: too many symbolic links").into())

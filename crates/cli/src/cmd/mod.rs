@@ -10,6 +10,7 @@ mod disk;
 mod image;
 mod manual;
 mod network;
+mod orchestrate;
 mod node;
 mod process;
 mod registry;

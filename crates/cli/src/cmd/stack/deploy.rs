@@ -73,15 +73,19 @@ async fn make_networks(client: &Client, name: &str, stack: &Stack) -> Outcome {
     Ok(())
 }
 
-/// Creates secrets or configs; one that is there may only get other labels.
+/// Creates secrets or configs, and gives those that are there their labels and content.
 async fn file_objects(client: &Client, kind: &str, wanted: &[FileObject]) -> Outcome {
     for object in wanted {
         let path = format!("/{kind}s/{}", segment(&object.name));
         match client.get(&path).await {
             Ok(present) if present["Spec"]["Name"] == object.name.as_str() => {
                 let same = same::normal(&present["Spec"]) == same::normal(&object.body);
-                // What a secret holds cannot be read, so only the daemon can compare it.
+                // What a secret holds cannot be read, so only the daemon can compare it; where
+                // it differs, the services that use it are restarted.
                 if kind == "secret" || !same {
+                    if !same && kind == "config" {
+                        println!("Updating config {}", object.name);
+                    }
                     let version = present["Version"]["Index"].to_string();
                     let id = text(&present["ID"]);
                     let path = format!("/{kind}s/{id}/update{}", query(&[("version", &version)]));
