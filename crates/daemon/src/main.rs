@@ -14,6 +14,7 @@ mod membership;
 mod netd_attach;
 mod netd_process;
 mod options;
+mod raft_dump;
 mod role;
 mod role_rules;
 #[cfg(test)]
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Some("shim") => shim(&args[2..]),
         Some("netd") => finish(netd(args[2..].to_vec())),
         Some("daemon") => finish(daemon(args[2..].to_vec())),
+        Some("raft") => finish(raft_dump::run(args[2..].to_vec())),
         _ => cli(args),
     }
 }

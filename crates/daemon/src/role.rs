@@ -1,20 +1,22 @@
 //! This node's part in a swarm: founding, joining and leaving one, and taking up again
 //! after a restart what it was before. The API's `swarm` calls end here.
 
+mod unlock;
+
 use crate::address::{self, Interface};
 use crate::facts;
 use crate::manager_keeper::{ManagerKeeper, ManagerState};
 use crate::membership::{Membership, MembershipStore};
 use crate::role_rules::{
-    ALREADY_MEMBER, JOIN_TIMEOUT, NO_MEMBER, NOT_A_MANAGER, check_init, check_leave, host_of, not_ready, only_manager,
-    own_listener, source_address_towards,
+    ALREADY_MEMBER, JOIN_TIMEOUT, LEAVING_LOCKED, LOCKED, NO_MEMBER, check_init, check_leave, host_of, not_ready,
+    only_manager, outside, own_listener, source_address_towards, worker,
 };
 use async_trait::async_trait;
 use ipnet::IpNet;
 use skep_agent::{Agent, AgentConfig, EngineExecutor, Executor, NodeFacts, SwarmView};
 use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, Swarm, SwarmStatus, SystemInfo};
 use skep_engine::Engine;
-use skep_identity::{CertStore, Identity, Issuer};
+use skep_identity::{CertStore, Identity, Vault};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::id::NodeId;
 use skep_model::netstate::NetdStatus;
@@ -49,6 +51,8 @@ pub(crate) struct Roles {
 
 struct Shared {
     around: Surroundings,
+    /// Keeps the key of this node's manager, and the unlock key it was told.
+    vault: Vault,
     /// Held while the membership changes.
     changing: Mutex<()>,
     state: RwLock<State>,
@@ -60,6 +64,8 @@ enum State {
     /// Starting up, joining or leaving.
     Pending,
     Member(Arc<Member>),
+    /// A manager whose keys wait for the unlock key.
+    Locked(Arc<Membership>),
     Broken(String),
 }
 
@@ -87,7 +93,8 @@ struct Parts {
 
 impl Roles {
     pub(crate) fn new(around: Surroundings) -> Self {
-        let shared = Shared { around, changing: Mutex::new(()), state: RwLock::new(State::Outside) };
+        let vault = ManagerConfig::vault_of(around.store.directory());
+        let shared = Shared { around, vault, changing: Mutex::new(()), state: RwLock::new(State::Outside) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -150,6 +157,10 @@ impl Shared {
 
     /// Starts the roles again that this node had.
     async fn take_up(&self, membership: Membership) -> Result<State> {
+        if self.vault.needs_unlocking()? {
+            tracing::info!("this manager is locked: it waits for the unlock key");
+            return Ok(State::Locked(Arc::new(membership)));
+        }
         let Some(parts) = self.certificates().load()? else {
             // Founding or joining was interrupted before there was an identity.
             self.around.store.clear()?;
@@ -167,7 +178,9 @@ impl Shared {
         match self.state() {
             State::Outside => {}
             State::Member(member) if request.force_new_cluster => return only_manager(member.control()),
-            State::Member(_) | State::Pending | State::Broken(_) => return Err(Error::unavailable(ALREADY_MEMBER)),
+            State::Member(_) | State::Pending | State::Locked(_) | State::Broken(_) => {
+                return Err(Error::unavailable(ALREADY_MEMBER));
+            }
         }
         check_init(&request)?;
         let membership = self.founding(&request)?;
@@ -193,7 +206,10 @@ impl Shared {
             description: facts::node_description(&self.around.system),
         };
         let config = self.manager_config(&membership);
-        let manager = Manager::bootstrap(config.clone(), init).await?;
+        let manager = match request.restore {
+            Some(backup) => Manager::restore(config.clone(), init, backup.file, backup.secret).await?,
+            None => Manager::bootstrap(config.clone(), init).await?,
+        };
         let identity = manager.identity().clone();
         let keeper = ManagerKeeper::start(config, identity.clone(), Some(manager));
         self.member(membership, identity, Some(keeper)).await
@@ -300,8 +316,9 @@ impl Shared {
     async fn leave(&self, force: bool) -> Result<()> {
         let member = match self.state() {
             State::Outside => return Err(Error::unavailable(NO_MEMBER)),
+            State::Locked(_) if !force => return Err(Error::unavailable(LEAVING_LOCKED)),
             State::Member(member) => Some(member),
-            State::Pending | State::Broken(_) => None,
+            State::Locked(_) | State::Pending | State::Broken(_) => None,
         };
         if let Some(member) = &member
             && !force
@@ -358,12 +375,7 @@ impl Shared {
             // Tasks that need it ask again.
             tracing::warn!(%error, "cannot make the gateway network");
         }
-        let mut description = facts::node_description(&self.around.system);
-        description.trust_root_pem = identity.root_pem().to_owned();
-        if let Ok(issuer) = Issuer::of_root(identity.root_pem()) {
-            description.cert_issuer_subject_der = issuer.subject_der;
-            description.cert_issuer_public_key_der = issuer.public_key_der;
-        }
+        let description = facts::node_description(&self.around.system);
         let started = Agent::start(AgentConfig {
             state_dir: self.around.store.directory().join("worker"),
             identity: identity.clone(),
@@ -399,7 +411,7 @@ impl Shared {
     }
 
     fn certificates(&self) -> CertStore {
-        CertStore::new(self.around.store.directory().join("certificates"))
+        CertStore::with_vault(self.around.store.directory().join("certificates"), self.vault.clone())
     }
 
     fn manager_config(&self, membership: &Membership) -> ManagerConfig {
@@ -407,6 +419,7 @@ impl Shared {
             state_dir: self.around.store.directory().to_owned(),
             listen_addr: membership.listen_addr,
             advertise_addr: membership.advertise_addr.clone(),
+            vault: self.vault.clone(),
         }
     }
 
@@ -443,22 +456,23 @@ impl Swarm for Roles {
         .await
     }
 
+    async fn unlock(&self, key: String) -> Result<()> {
+        self.detached(|shared| async move {
+            let _changing = shared.changing.lock().await;
+            shared.unlock(&key).await
+        })
+        .await
+    }
+
     fn control(&self) -> Result<Control> {
         let member = match self.shared.state() {
             State::Member(member) => member,
-            State::Outside => {
-                return Err(Error::unavailable(format!(
-                    "{NOT_A_MANAGER} Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm \
-                     and try again."
-                )));
-            }
+            State::Outside => return Err(outside()),
+            State::Locked(_) => return Err(Error::unavailable(LOCKED)),
             State::Pending | State::Broken(_) => return Err(not_ready()),
         };
         let Some(manager) = &member.manager else {
-            return Err(Error::unavailable(format!(
-                "{NOT_A_MANAGER} Worker nodes can't be used to view or modify cluster state. Please run this command \
-                 on a manager node or promote the current node to a manager."
-            )));
+            return Err(worker());
         };
         manager.borrow().control.clone().ok_or_else(not_ready)
     }
@@ -467,6 +481,12 @@ impl Swarm for Roles {
         match self.shared.state() {
             State::Outside => SwarmStatus::default(),
             State::Pending => SwarmStatus { state: LocalNodeState::Pending, ..SwarmStatus::default() },
+            State::Locked(membership) => SwarmStatus {
+                state: LocalNodeState::Locked,
+                node_addr: host_of(&membership.advertise_addr),
+                error: LOCKED.to_owned(),
+                ..SwarmStatus::default()
+            },
             State::Broken(error) => SwarmStatus { state: LocalNodeState::Error, error, ..SwarmStatus::default() },
             State::Member(member) => member_status(&member),
         }

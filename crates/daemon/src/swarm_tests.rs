@@ -107,6 +107,7 @@ fn config(dir: &Path) -> ManagerConfig {
         state_dir: dir.join("swarm"),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
+        vault: ManagerConfig::vault_of(&dir.join("swarm")),
     }
 }
 

@@ -14,6 +14,9 @@ mod service_progress;
 mod service_spec;
 mod service_update;
 mod swarm;
+mod swarm_backup;
+mod swarm_ca;
+mod swarm_lock;
 mod system;
 mod task;
 

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod facts;
+mod lock_out;
 mod network;
 mod node;
 mod secret;
@@ -10,6 +11,7 @@ mod service;
 mod service_check;
 
 pub use cluster::{Bootstrap, bootstrap, update_cluster};
+pub use lock_out::{is_locked_out, lock_out};
 pub use facts::{join_node, node_ready, node_state, task_status};
 pub use network::{create_network, remove_network};
 pub use node::{remove_node, update_node};

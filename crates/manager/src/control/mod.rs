@@ -8,6 +8,7 @@ mod names;
 mod swarm;
 
 use crate::edit::edit;
+use crate::lock::Settled;
 use crate::raft::Replicator;
 use names::resolve;
 use skep_cluster::Store;
@@ -32,11 +33,12 @@ pub use swarm::{JoinTokens, RotateFlags};
 pub struct Control {
     replicator: Replicator,
     node_id: NodeId,
+    locks: watch::Receiver<Settled>,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, node_id: NodeId) -> Self {
-        Self { replicator, node_id }
+    pub(crate) fn new(replicator: Replicator, node_id: NodeId, locks: watch::Receiver<Settled>) -> Self {
+        Self { replicator, node_id, locks }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
@@ -101,9 +103,11 @@ impl Control {
     }
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
-        self.edit(|store, _, _| {
+        self.edit(|store, now, _| {
             let id = self.find_node(store, name)?.id.clone();
-            Ok(((), decide::remove_node(store, &id, force)?))
+            let mut writes = decide::remove_node(store, &id, force)?;
+            writes.extend(decide::lock_out(store, &id, now));
+            Ok(((), writes))
         })
         .await
     }

@@ -1,11 +1,13 @@
 //! Replication: opens the log, runs openraft, and is the only place that proposes.
 
+mod dump;
 mod flush;
 mod log;
 mod machine;
 mod members;
 mod network;
 mod seal;
+mod seed;
 mod service;
 mod snapshot;
 #[cfg(test)]
@@ -25,7 +27,7 @@ use service::Proposed;
 use skep_cluster::command::{Command, Write};
 use skep_cluster::ids::IdSource;
 use skep_cluster::store::{Applied, Rejection};
-use skep_identity::Identity;
+use skep_identity::{Identity, Vault};
 use skep_model::id::NodeId;
 use skep_model::{Error, Timestamp};
 use snapshot::SnapshotFile;
@@ -38,6 +40,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::{Outcome, Proposal, RaftHandle};
 
+pub use dump::DumpSummary;
+pub(crate) use dump::dump;
 pub(crate) use members::Members;
 pub(crate) use network::RAFT_MESSAGE_BYTES_MAX;
 pub(crate) use seal::write_atomic;
@@ -108,10 +112,10 @@ pub(crate) struct Replicator {
 impl Replicator {
     /// Opens the folder `dir` (made if missing) and starts Raft, as member `new_raft_id` if the
     /// folder is new.
-    pub(crate) async fn open(dir: &Path, new_raft_id: u64, identity: Identity) -> Result<Self, Error> {
+    pub(crate) async fn open(dir: &Path, vault: &Vault, new_raft_id: u64, identity: Identity) -> Result<Self, Error> {
         let failed = |e: std::io::Error| Error::internal(format!("cannot open the Raft log in {}: {e}", dir.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        let seal = Seal::open_or_create(&dir.join("data.key")).map_err(failed)?;
+        let seal = Seal::of(vault)?;
         let log = LogStore::open(&dir.join("log"), seal.clone()).map_err(failed)?;
         let log_closed = log.closed();
         let raft_id = members::own_raft_id(dir, new_raft_id).map_err(failed)?;
