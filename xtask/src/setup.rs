@@ -14,6 +14,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("curl", "/usr/bin/curl"),
     ("iproute2", "/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
+    ("openssl", "/usr/bin/openssl"),
     ("util-linux", "/usr/bin/nsenter"),
     ("docker-registry", "/usr/bin/docker-registry"),
 ];

@@ -3,8 +3,7 @@
 use crate::backend::Backend;
 use crate::route::{
     build, containers, disk, events, exec, files, images, networks, secrets, service_logs, services, streams, swarm,
-    swarm_backup,
-    system, volumes,
+    swarm_backup, system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
 use axum::Router;

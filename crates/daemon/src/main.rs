@@ -7,6 +7,8 @@
 mod address;
 mod config;
 mod facts;
+#[cfg(test)]
+mod identity_tests;
 mod lock;
 mod logging;
 mod manager_keeper;

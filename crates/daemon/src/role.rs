@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use skep_agent::{Agent, AgentConfig, EngineExecutor, Executor, NodeFacts, SwarmView};
 use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, Swarm, SwarmStatus, SystemInfo};
 use skep_engine::Engine;
-use skep_identity::{CertStore, Identity, Vault};
+use skep_identity::{CertStore, Identity, IdentityError, Vault};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::id::NodeId;
 use skep_model::netstate::NetdStatus;
@@ -157,16 +157,24 @@ impl Shared {
 
     /// Starts the roles again that this node had.
     async fn take_up(&self, membership: Membership) -> Result<State> {
-        if self.vault.needs_unlocking()? {
+        let locked = |membership| {
             tracing::info!("this manager is locked: it waits for the unlock key");
-            return Ok(State::Locked(Arc::new(membership)));
-        }
-        let Some(parts) = self.certificates().load()? else {
+            Ok(State::Locked(Arc::new(membership)))
+        };
+        let stored = match self.certificates().load() {
+            Err(IdentityError::Locked) => return locked(membership),
+            stored => stored?,
+        };
+        let Some(parts) = stored else {
             // Founding or joining was interrupted before there was an identity.
             self.around.store.clear()?;
             return Ok(State::Outside);
         };
         let identity = Identity::new(&parts)?;
+        // What a manager that became a worker left may still be locked.
+        if identity.role() == Role::Manager && self.vault.needs_unlocking()? {
+            return locked(membership);
+        }
         let keeper = match identity.role() {
             Role::Manager => Some(ManagerKeeper::start(self.manager_config(&membership), identity.clone(), None)),
             Role::Worker => None,

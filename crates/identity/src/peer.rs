@@ -115,6 +115,7 @@ pub(crate) fn check_root(der: &[u8], until: Timestamp) -> Result<()> {
     if !is_ca {
         return Err(IdentityError::Root("it is not a CA certificate".into()));
     }
+    subject_of(der)?;
     if certificate_validity(der)?.not_after < until {
         return Err(IdentityError::Root("it expires too soon: it must be valid for at least one year".into()));
     }
@@ -128,6 +129,10 @@ pub(crate) fn subject_of(der: &[u8]) -> Result<DistinguishedName> {
     let mut name = DistinguishedName::new();
     for attribute in cert.subject().iter_attributes() {
         let oid: Vec<u64> = attribute.attr_type().iter().ok_or_else(unsupported)?.collect();
+        // Others cannot be written, and the writer panics at them.
+        if !matches!(oid[..], [0 | 1, 0..40, ..] | [2, _, ..]) {
+            return Err(unsupported());
+        }
         let value = attribute.as_str().map_err(|_| unsupported())?;
         let value = match attribute.attr_value().tag().0 {
             TAG_UTF8 => DnValue::Utf8String(value.to_owned()),

@@ -364,7 +364,10 @@ mod tests {
 
         restarted.relock(None, 2).unwrap();
         // A crash here leaves a sealed key and a plain data key.
-        assert_eq!(CertStore::with_vault(dir.path(), vault(dir.path())).load().unwrap().unwrap().key_pem, identity.key_pem);
+        assert_eq!(
+            CertStore::with_vault(dir.path(), vault(dir.path())).load().unwrap().unwrap().key_pem,
+            identity.key_pem
+        );
         again.reseal().unwrap();
         assert_eq!(on_disk(), *identity.key_pem);
     }

@@ -63,12 +63,7 @@ pub(crate) struct Standing {
 }
 
 /// Whether a caller may use a method of this cluster's managers.
-pub(crate) fn check(
-    method: &str,
-    peer: Option<&Peer>,
-    cluster: &ClusterId,
-    standing: Standing,
-) -> Result<(), Status> {
+pub(crate) fn check(method: &str, peer: Option<&Peer>, cluster: &ClusterId, standing: Standing) -> Result<(), Status> {
     let listed = METHODS.iter().find(|(name, _)| *name == method);
     let Some((_, allowed)) = listed else {
         return Err(Status::unimplemented(format!("unknown method {method}")));
@@ -141,10 +136,7 @@ impl Guard {
     fn standing(&self, peer: &Peer) -> Standing {
         let store = self.replicator.store().snapshot();
         let is_worker = store.node(peer.node_id.as_str()).is_some_and(|node| node.role == Role::Worker);
-        Standing {
-            locked_out: is_locked_out(&store, &peer.node_id),
-            demoted: is_worker && self.replicator.is_leader(),
-        }
+        Standing { locked_out: is_locked_out(&store, &peer.node_id), demoted: is_worker && self.replicator.is_leader() }
     }
 }
 

@@ -113,12 +113,22 @@ fn now() -> Timestamp {
 }
 
 fn issue(authority: &CertificateAuthority, cluster: &ClusterId, node: &str, role: Role, at: Timestamp) -> Identity {
+    Identity::new(&parts(authority, cluster, node, role, at)).unwrap()
+}
+
+fn parts(
+    authority: &CertificateAuthority,
+    cluster: &ClusterId,
+    node: &str,
+    role: Role,
+    at: Timestamp,
+) -> StoredIdentity {
     let subject = NodeSubject { node_id: node.into(), role, cluster_id: cluster.clone() };
     let request = CertificateRequest::create().unwrap();
     let chain_pem = authority.sign(request.pem(), &subject, at, Duration::from_secs(3600)).unwrap();
     let key_pem = request.key_pem().to_owned().into();
     let root_pem = authority.cert_pem().to_owned();
-    Identity::new(&StoredIdentity { root_pem, chain_pem, key_pem }).unwrap()
+    StoredIdentity { root_pem, chain_pem, key_pem }
 }
 
 struct Swarm {
@@ -164,7 +174,10 @@ async fn every_method_is_tried_by_everybody() {
     let removed = swarm.member("removed", Role::Worker, Role::Worker).await;
     swarm.manager.control().remove_node("removed", true).await.unwrap();
     let foreign = CertificateAuthority::create(now()).unwrap();
-    let stranger = issue(&foreign, &swarm.cluster, "worker", Role::Manager, now());
+    let mut stranger = parts(&foreign, &swarm.cluster, "worker", Role::Manager, now());
+    // It trusts us; we must not trust it.
+    stranger.root_pem = swarm.authority.cert_pem().to_owned();
+    let stranger = Identity::new(&stranger).unwrap();
     let long_ago = Timestamp(now().0 - 7_200_000_000_000);
     let expired = issue(&swarm.authority, &swarm.cluster, "worker", Role::Manager, long_ago);
 

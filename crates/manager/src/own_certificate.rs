@@ -41,3 +41,44 @@ pub(crate) async fn run(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Manager, ManagerConfig, SwarmInit};
+    use skep_identity::{CertificateAuthority, CertificateRequest, NodeSubject, StoredIdentity};
+    use skep_model::Timestamp;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_swarm_that_was_off_for_longer_than_its_certificate_lives_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let listen_addr = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        let vault = ManagerConfig::vault_of(dir.path());
+        let config =
+            ManagerConfig { state_dir: dir.path().to_owned(), listen_addr, advertise_addr: String::new(), vault };
+        let manager = Manager::bootstrap(config.clone(), SwarmInit::default()).await.unwrap();
+        let cluster = manager.replicator().store().snapshot().cluster().unwrap().clone();
+        let identity = manager.identity().clone();
+        manager.shutdown().await;
+
+        let authority = CertificateAuthority::from_pem(&cluster.root_ca.cert_pem, &cluster.root_ca.key_pem).unwrap();
+        let request = CertificateRequest::create().unwrap();
+        let subject =
+            NodeSubject { node_id: identity.node_id(), role: identity.role(), cluster_id: cluster.id.clone() };
+        let long_ago = Timestamp(now().0 - 7_200_000_000_000);
+        let chain_pem = authority.sign(request.pem(), &subject, long_ago, Duration::from_secs(3600)).unwrap();
+        let key_pem = request.key_pem().to_owned().into();
+        let stored = StoredIdentity { root_pem: cluster.root_ca.cert_pem.clone(), chain_pem, key_pem };
+        config.certificates().save(&stored).unwrap();
+        let expired = Identity::new(&stored).unwrap();
+        assert!(expired.validity().not_after < now());
+
+        let manager = Manager::open(config.clone(), expired.clone()).await.unwrap();
+        let renewed = async { expired.changed().wait_for(|count| *count > 0).await.map(drop) };
+        tokio::time::timeout(Duration::from_secs(20), renewed).await.expect("never renewed").unwrap();
+        assert!(expired.validity().not_after > now());
+        expired.connect(manager.advertise_addr()).await.unwrap();
+        assert_ne!(config.certificates().load().unwrap().unwrap().chain_pem, stored.chain_pem);
+        manager.shutdown().await;
+    }
+}

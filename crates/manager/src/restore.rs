@@ -49,13 +49,9 @@ impl Manager {
         let (listener, address, advertise_addr) = listen(&config).await?;
         let own = Member { node_id: node_id.clone(), address: advertise_addr.clone() };
         Replicator::seed(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, own, &store)?;
-        let replicator =
-            Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
         replicator.elect_if_alone().await?;
-        let node = Node {
-            certificate: issued.certificate,
-            ..own_node(&node_id, init, &advertise_addr)
-        };
+        let node = Node { certificate: issued.certificate, ..own_node(&node_id, init, &advertise_addr) };
         let changed = edit(&replicator, |store, now, _| Ok(((), replace_managers(store, &node, now))));
         changed.await?;
         mark_joined(&config)?;

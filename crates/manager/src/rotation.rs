@@ -122,7 +122,8 @@ fn step(store: &Store) -> Result<Step> {
     let root_ca = &cluster.root_ca;
     let signing_pem = root_ca.rotation.as_ref().map_or(&root_ca.cert_pem, |rotation| &rotation.cert_pem);
     let issuer = Issuer::of_root(signing_pem)?;
-    let is_behind = |node: &Node| !is_certified_by(node, &issuer) || node.description.trust_root_pem != root_ca.trust_pem();
+    let is_behind =
+        |node: &Node| !is_certified_by(node, &issuer) || node.description.trust_root_pem != root_ca.trust_pem();
     let behind: Vec<&Node> = store.nodes().map(AsRef::as_ref).filter(|node| is_behind(node)).collect();
     if behind.is_empty() {
         let writes = match &root_ca.rotation {

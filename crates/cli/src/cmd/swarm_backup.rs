@@ -32,7 +32,12 @@ pub(crate) async fn backup(client: &Client, flags: &Backup) -> Outcome {
     let bytes = answer.into_body().collect().await.map_err(anyhow::Error::from)?.to_bytes();
     write_file(&flags.file, &bytes).with_context(|| flags.file.display().to_string())?;
     let with = if passphrase.is_some() { "the passphrase" } else { "the swarm's unlock key" };
-    println!("Swarm {} written to {} ({} bytes, sealed with {with}).", text(&swarm["ID"]), flags.file.display(), bytes.len());
+    println!(
+        "Swarm {} written to {} ({} bytes, sealed with {with}).",
+        text(&swarm["ID"]),
+        flags.file.display(),
+        bytes.len()
+    );
     Ok(())
 }
 

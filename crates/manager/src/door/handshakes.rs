@@ -66,7 +66,8 @@ mod tests {
     #[test]
     fn no_address_gets_every_place() {
         let handshakes = Handshakes::default();
-        let mut of_one: Vec<_> = (0..HANDSHAKES_PER_ADDRESS_MAX).map(|_| handshakes.begin(address(1)).unwrap()).collect();
+        let mut of_one: Vec<_> =
+            (0..HANDSHAKES_PER_ADDRESS_MAX).map(|_| handshakes.begin(address(1)).unwrap()).collect();
         assert!(handshakes.begin(address(1)).is_none());
         let of_another = handshakes.begin(address(2));
         assert!(of_another.is_some());

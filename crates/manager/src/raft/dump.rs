@@ -2,10 +2,10 @@
 //! log's entries. Secrets, keys and tokens are left out. Every record is decrypted, and with
 //! that its integrity checked.
 
+use super::Seal;
 use super::log::LogStore;
 use super::snapshot::SnapshotFile;
 use super::types::Entry;
-use super::Seal;
 use openraft::EntryPayload;
 use openraft::RaftLogReader;
 use serde_json::{Value, json};
@@ -78,7 +78,8 @@ pub(crate) async fn dump(dir: &Path, vault: &Vault, out: &mut (dyn Write + Send)
 }
 
 fn objects(store: &Store) -> Vec<Object> {
-    let mut all: Vec<Object> = store.cluster().map(|cluster| Object::Cluster((**cluster).clone())).into_iter().collect();
+    let mut all: Vec<Object> =
+        store.cluster().map(|cluster| Object::Cluster((**cluster).clone())).into_iter().collect();
     all.extend(store.nodes().map(|node| Object::Node(Box::new((**node).clone()))));
     all.extend(store.services().map(|service| Object::Service(Box::new((**service).clone()))));
     all.extend(store.tasks().map(|task| Object::Task(Box::new((**task).clone()))));

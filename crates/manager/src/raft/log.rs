@@ -83,7 +83,10 @@ impl LogStore {
 
     /// Shows every entry, with its index, that is on disk; one that cannot be read as an error.
     /// Ends with the first error of `show`.
-    pub(crate) fn each<E>(&self, mut show: impl FnMut(u64, io::Result<Entry>) -> Result<(), E>) -> io::Result<Result<(), E>> {
+    pub(crate) fn each<E>(
+        &self,
+        mut show: impl FnMut(u64, io::Result<Entry>) -> Result<(), E>,
+    ) -> io::Result<Result<(), E>> {
         let mut open: Option<(u64, Vec<u8>)> = None;
         for item in &self.inner.entries {
             let (key, chunk) = item?;

@@ -15,7 +15,8 @@ impl Replicator {
     /// Fills the folder `dir`, which must be empty or missing, so that it can be opened as the
     /// only member, with `store` applied.
     pub(crate) fn seed(dir: &Path, vault: &Vault, raft_id: u64, own: Member, store: &Store) -> Result<(), Error> {
-        let failed = |e: std::io::Error| Error::internal(format!("cannot write the Raft files in {}: {e}", dir.display()));
+        let failed =
+            |e: std::io::Error| Error::internal(format!("cannot write the Raft files in {}: {e}", dir.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         members::own_raft_id(dir, raft_id).map_err(failed)?;
         let seal = Seal::of(vault)?;

@@ -7,6 +7,7 @@ mod bad_input;
 mod crash;
 mod engine;
 mod images;
+mod locked;
 mod network;
 mod swarm;
 
@@ -23,11 +24,20 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
     for client in Client::all() {
-        let every_client =
-            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, bad_input::SCENARIOS];
+        let every_client = [
+            engine::SCENARIOS,
+            images::SCENARIOS,
+            network::SCENARIOS,
+            swarm::SCENARIOS,
+            bad_input::SCENARIOS,
+            locked::SCENARIOS,
+        ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }
+    }
+    for (name, run) in locked::SKEP_SCENARIOS {
+        trials.push(trial(&Client::skep(), name, *run));
     }
     for (name, run) in crash::SCENARIOS {
         trials.push(trial(&Client::debian_docker(), name, *run));
