@@ -24,8 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Containers are entries of a map; they run until stopped or told to exit.
 #[derive(Default)]
-struct Machine {
-    containers: Mutex<BTreeMap<TaskId, Option<i32>>>,
+pub(crate) struct Machine {
+    pub(crate) containers: Mutex<BTreeMap<TaskId, Option<i32>>>,
     files: Mutex<BTreeMap<TaskId, Vec<Vec<u8>>>>,
     changed: watch::Sender<u64>,
     generations: Mutex<Vec<u64>>,
@@ -102,11 +102,12 @@ impl Executor for Machine {
     }
 }
 
-fn config(dir: &Path) -> ManagerConfig {
+pub(crate) fn config(dir: &Path) -> ManagerConfig {
     ManagerConfig {
         state_dir: dir.join("swarm"),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
+        vault: ManagerConfig::vault_of(&dir.join("swarm")),
     }
 }
 
@@ -124,7 +125,7 @@ fn description(name: &str) -> NodeDescription {
     }
 }
 
-async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machine>) -> Agent {
+pub(crate) async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machine>) -> Agent {
     Agent::start(AgentConfig {
         state_dir: dir.join("worker"),
         certificates: CertStore::new(dir.join("swarm/certificates")),
@@ -138,7 +139,7 @@ async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machi
     .unwrap()
 }
 
-fn service(name: &str, replicas: u64) -> ServiceSpec {
+pub(crate) fn service(name: &str, replicas: u64) -> ServiceSpec {
     let mut spec = ServiceSpec { name: name.into(), ..ServiceSpec::default() };
     spec.mode = ServiceMode::Replicated { replicas };
     spec.task.container.image = "example/app:1".into();
@@ -146,7 +147,7 @@ fn service(name: &str, replicas: u64) -> ServiceSpec {
     spec
 }
 
-async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) {
+pub(crate) async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) {
     let mut version = control.version();
     let waiting = async {
         while !check(control) {
@@ -159,7 +160,7 @@ async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) 
     }
 }
 
-fn count(control: &Control, state: TaskState) -> usize {
+pub(crate) fn count(control: &Control, state: TaskState) -> usize {
     control.tasks().iter().filter(|task| task.status.state == state).count()
 }
 

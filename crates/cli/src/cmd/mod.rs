@@ -22,6 +22,9 @@ mod service_spec;
 mod service_update;
 mod stack;
 mod swarm;
+mod swarm_backup;
+mod swarm_ca;
+mod swarm_lock;
 mod system;
 mod task;
 

@@ -10,6 +10,7 @@ mod orchestrate;
 mod swarm;
 
 use crate::edit::edit;
+use crate::lock::Settled;
 use crate::raft::{Member, Replicator};
 use names::resolve;
 use skep_cluster::Store;
@@ -37,11 +38,12 @@ pub struct Control {
     node_id: NodeId,
     /// How this manager is reached.
     own: Member,
+    locks: watch::Receiver<Settled>,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, own: Member) -> Self {
-        Self { replicator, node_id: own.node_id.clone(), own }
+    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, locks }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
@@ -108,9 +110,11 @@ impl Control {
     }
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
-        self.edit(|store, _, _| {
+        self.edit(|store, now, _| {
             let id = self.find_node(store, name)?.id.clone();
-            Ok(((), decide::remove_node(store, &id, force)?))
+            let mut writes = decide::remove_node(store, &id, force)?;
+            writes.extend(decide::lock_out(store, &id, now));
+            Ok(((), writes))
         })
         .await
     }

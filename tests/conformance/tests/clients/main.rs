@@ -7,6 +7,7 @@ mod bad_input;
 mod crash;
 mod engine;
 mod images;
+mod locked;
 mod network;
 mod other;
 mod stack;
@@ -26,8 +27,16 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
     for client in Client::all() {
-        let every_client =
-            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, stack::SCENARIOS, verbs::SCENARIOS, bad_input::SCENARIOS];
+        let every_client = [
+            engine::SCENARIOS,
+            images::SCENARIOS,
+            network::SCENARIOS,
+            swarm::SCENARIOS,
+            stack::SCENARIOS,
+            verbs::SCENARIOS,
+            bad_input::SCENARIOS,
+            locked::SCENARIOS,
+        ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }
@@ -35,8 +44,8 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in stack::OWN {
-        trials.push(trial(&Client::skep(), name, *run));
+    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS].concat() {
+        trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
