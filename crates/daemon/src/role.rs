@@ -350,10 +350,9 @@ impl Shared {
         identity: Identity,
         keeper: Option<ManagerKeeper>,
     ) -> Result<Arc<Member>> {
-        let managers = match &keeper {
-            Some(_) => vec![own_listener(membership.listen_addr).to_string()],
-            None => membership.managers.clone(),
-        };
+        // Only the leader serves agents, so a manager's own listener is one of several to try.
+        let own = keeper.as_ref().map(|_| own_listener(membership.listen_addr).to_string());
+        let managers = own.into_iter().chain(membership.managers.iter().cloned()).collect();
         if let Err(error) = self.around.engine.gateway_network().await {
             // Tasks that need it ask again.
             tracing::warn!(%error, "cannot make the gateway network");
@@ -372,6 +371,7 @@ impl Shared {
             description,
             data_path_address: membership.data_path_addr.clone(),
             executor: self.executor(identity.node_id()),
+            task_api: Arc::new(TunnelEnd(skep_api::TaskService::new(self.around.engine.clone()))),
         })
         .await;
         let agent = match started {
@@ -474,6 +474,16 @@ impl Swarm for Roles {
 
     async fn netd_status(&self) -> Result<NetdStatus> {
         self.shared.around.netd.status().await
+    }
+}
+
+/// Serves what managers ask of this node's tasks with the API's own handlers.
+struct TunnelEnd(skep_api::TaskService);
+
+#[async_trait]
+impl skep_agent::TaskApi for TunnelEnd {
+    async fn serve(&self, connection: tokio::io::DuplexStream) {
+        self.0.serve(connection).await;
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::ca::CaService;
 use crate::config::{ManagerConfig, SwarmInit};
 use crate::control::{Control, fresh_token};
-use crate::dispatch;
+use crate::dispatch::{self, Tunnels};
 use crate::ids::RandomIds;
 use crate::raft::{Member, Replicator, now, write_atomic};
 use crate::server::{self, Services};
@@ -35,6 +35,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Manager {
     replicator: Replicator,
     identity: Identity,
+    tunnels: Tunnels,
     address: SocketAddr,
     advertise_addr: String,
     stop: CancellationToken,
@@ -142,7 +143,9 @@ impl Manager {
         advertise_addr: String,
     ) -> Self {
         let stop = CancellationToken::new();
-        let (dispatcher, dispatcher_loop) = dispatch::new(replicator.clone(), advertise_addr.clone(), stop.clone());
+        let tunnels = Tunnels::new(replicator.clone(), identity.clone(), stop.clone());
+        let (dispatcher, dispatcher_loop) =
+            dispatch::new(replicator.clone(), tunnels.clone(), advertise_addr.clone(), stop.clone());
         let services = Services { dispatcher, ca: CaService::new(replicator.clone()), raft: replicator.service() };
         let mut loops = JoinSet::new();
         loops.spawn(leader::run(replicator.clone(), stop.clone()));
@@ -157,12 +160,12 @@ impl Manager {
         let raft_failed = async move { raft.failed().await };
         let supervisor = tokio::spawn(supervise(loops, raft_failed, stop.clone(), failed));
         tracing::info!(node = %identity.node_id(), %address, "manager started");
-        Self { replicator, identity, address, advertise_addr, stop, failure, supervisor }
+        Self { replicator, identity, tunnels, address, advertise_addr, stop, failure, supervisor }
     }
 
     /// What the API asks.
     pub fn control(&self) -> Control {
-        Control::new(self.replicator.clone(), self.identity.node_id())
+        Control::new(self.replicator.clone(), self.identity.node_id(), self.tunnels.clone())
     }
 
     pub fn identity(&self) -> &Identity {

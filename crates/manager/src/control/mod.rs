@@ -5,8 +5,10 @@
 //! the reference's texts (`service x not found`, `rpc error: code = ... desc = ...`).
 
 mod names;
+mod reach;
 mod swarm;
 
+use crate::dispatch::Tunnels;
 use crate::edit::edit;
 use crate::raft::Replicator;
 use names::resolve;
@@ -32,11 +34,12 @@ pub use swarm::{JoinTokens, RotateFlags};
 pub struct Control {
     replicator: Replicator,
     node_id: NodeId,
+    tunnels: Tunnels,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, node_id: NodeId) -> Self {
-        Self { replicator, node_id }
+    pub(crate) fn new(replicator: Replicator, node_id: NodeId, tunnels: Tunnels) -> Self {
+        Self { replicator, node_id, tunnels }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
