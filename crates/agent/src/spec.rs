@@ -151,6 +151,7 @@ fn host(task: &Task, node: &NodeFacts) -> Result<HostConfig> {
         init: wish.init,
         resources: resources(&task.spec.resources),
         oom_score_adj: wish.oom_score_adj,
+        security_opt: wish.security_opt.clone(),
         log_config: log_config(task),
         ..HostConfig::default()
     })

@@ -7,9 +7,9 @@ use super::host_config::Ulimit;
 use super::mount::{Driver, Mount};
 use super::service::{
     ConfigReference, ContainerSpec, DiscreteResource, DnsConfig, Endpoint, EndpointSpec, FileTarget, GenericResource,
-    Limits, Mode, NetworkAttachment, Placement, Platform, PortConfig, Preference, Replicated, ReplicatedJob,
-    Reservations, Resources, RestartPolicy, SecretReference, Service, ServiceSpec, ServiceStatus, Spread, TaskSpec,
-    UpdateConfig, UpdateStatus, VirtualIp,
+    Limits, Mode, NetworkAttachment, Placement, Platform, PortConfig, Preference, Privileges, Replicated,
+    ReplicatedJob, Reservations, Resources, RestartPolicy, SecretReference, Service, ServiceSpec, ServiceStatus,
+    Spread, TaskSpec, UpdateConfig, UpdateStatus, VirtualIp,
 };
 use super::swarm::Meta;
 use super::{Empty, nanos};
@@ -271,7 +271,7 @@ impl ContainerSpec {
             dir: container.dir.clone(),
             user: container.user.clone(),
             groups: container.groups.clone(),
-            privileges: None,
+            privileges: Privileges::of(&container.security_opt),
             init: container.init,
             stop_signal: container.stop_signal.clone(),
             tty: container.tty,

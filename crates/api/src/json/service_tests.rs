@@ -104,9 +104,7 @@ fn old_clients_name_networks_beside_the_template() {
 #[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     let check = |value: Value, kind: ErrorKind| assert_eq!(read(value.clone()).unwrap_err().kind, kind, "{value}");
-    check(with_container("Privileges", json!({"NoNewPrivileges": true})), ErrorKind::NotImplemented);
     check(with_container("Privileges", json!({"CredentialSpec": {"File": "f"}})), ErrorKind::NotImplemented);
-    check(with_container("Privileges", json!({"Seccomp": {"Mode": "unconfined"}})), ErrorKind::NotImplemented);
     check(with_container("Mounts", json!([{"Type": "cluster", "Target": "/x"}])), ErrorKind::NotImplemented);
     check(with_container("Configs", json!([{"Runtime": {}, "ConfigID": "c"}])), ErrorKind::NotImplemented);
     check(with_container("Isolation", json!("hyperv")), ErrorKind::InvalidArgument);
