@@ -3,12 +3,14 @@
 mod container;
 mod create;
 mod image;
+mod login;
 mod network;
 mod node;
 mod process;
 mod registry;
 mod secret;
 mod service;
+mod service_logs;
 mod service_pretty;
 mod service_progress;
 mod service_spec;
@@ -46,6 +48,8 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Build(flags) => image::build(client, *flags).await,
         Verb::Pull(flags) => registry::pull(client, &flags).await,
         Verb::Push(flags) => registry::push(client, &flags).await,
+        Verb::Login(flags) => login::login(client, &flags).await,
+        Verb::Logout(flags) => login::logout(&flags),
         Verb::Images(flags) => image::list(client, &flags).await,
         Verb::History(flags) => image::history(client, &flags).await,
         Verb::Import(flags) => image::import(client, flags).await,

@@ -39,7 +39,10 @@ async fn create(client: &Client, flags: &CreateFile, kind: &str) -> Outcome {
     } else {
         std::fs::read(&flags.file).with_context(|| format!("error reading content from \"{}\"", flags.file))?
     };
-    let body = json!({"Name": flags.name, "Labels": parse::labels(&flags.label), "Data": STANDARD.encode(data)});
+    let mut body = json!({"Name": flags.name, "Labels": parse::labels(&flags.label), "Data": STANDARD.encode(data)});
+    if let Some(driver) = &flags.template_driver {
+        body["Templating"] = json!({ "Name": driver });
+    }
     println!("{}", text(&client.post(&format!("/{kind}/create"), body).await?["ID"]));
     Ok(())
 }

@@ -212,6 +212,9 @@ pub(crate) struct CreateFile {
     /// Set a label
     #[arg(short, long)]
     pub(crate) label: Vec<String>,
+    /// The content is a template of this language (golang), filled in for each task
+    #[arg(long)]
+    pub(crate) template_driver: Option<String>,
     pub(crate) name: String,
     /// File, or - for standard input
     pub(crate) file: String,
