@@ -9,6 +9,7 @@ mod engine;
 mod images;
 mod network;
 mod swarm;
+mod tasks;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -23,8 +24,14 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
     for client in Client::all() {
-        let every_client =
-            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, bad_input::SCENARIOS];
+        let every_client = [
+            engine::SCENARIOS,
+            images::SCENARIOS,
+            network::SCENARIOS,
+            swarm::SCENARIOS,
+            tasks::SCENARIOS,
+            bad_input::SCENARIOS,
+        ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }
