@@ -87,8 +87,9 @@ impl Drop for Ending {
 
 fn secrets_and_configs_become_files(host: &mut Host) -> Result<()> {
     init(host)?;
+    let scratch = host.scratch().to_path_buf();
     let write = |name: &str, text: &str| -> Result<String> {
-        let path = host.scratch().join(name);
+        let path = scratch.join(name);
         fs::write(&path, text)?;
         Ok(path.to_string_lossy().into_owned())
     };
