@@ -171,8 +171,10 @@ impl Share {
             let open = nodes.iter().filter(|at| self.takes(loads, **at));
             open.min_by_key(|at| (self.counts[**at], loads.0[**at].active, **at)).copied()
         };
-        let fullest = siblings.iter().filter_map(|nodes| Some((total(nodes), source(nodes)?))).max_by_key(|(n, _)| *n)?;
-        let emptiest = siblings.iter().filter_map(|nodes| Some((total(nodes), target(nodes)?))).min_by_key(|(n, _)| *n)?;
+        let fullest =
+            siblings.iter().filter_map(|nodes| Some((total(nodes), source(nodes)?))).max_by_key(|(n, _)| *n)?;
+        let emptiest =
+            siblings.iter().filter_map(|nodes| Some((total(nodes), target(nodes)?))).min_by_key(|(n, _)| *n)?;
         (fullest.0 >= emptiest.0 + DIFFERENCE_MIN).then_some((fullest.1, emptiest.1))
     }
 
@@ -233,7 +235,10 @@ fn next_of_all(shares: &[Share], loads: &Loads) -> Option<(usize, usize, usize)>
                 break;
             }
             let fits = |share: &Share| {
-                share.suits[*from] && share.movable.contains_key(from) && share.takes(loads, *to) && share.stays_even(*from, *to)
+                share.suits[*from]
+                    && share.movable.contains_key(from)
+                    && share.takes(loads, *to)
+                    && share.stays_even(*from, *to)
             };
             if let Some(number) = shares.iter().position(fits) {
                 return Some((number, *from, *to));

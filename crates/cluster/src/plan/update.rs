@@ -4,12 +4,11 @@
 
 use super::draft::Draft;
 use super::slots::{
-    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_calm, is_current, new_task, node_is_eligible, slots, vacancy, wanted,
+    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_calm, is_current, new_task, node_is_eligible, slots,
+    vacancy, wanted,
 };
 use skep_model::Timestamp;
-use skep_model::service::{
-    FailureAction, Service, ServiceMode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
-};
+use skep_model::service::{FailureAction, Service, ServiceMode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
 use skep_model::task::{Task, TaskState};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ mod network;
 mod other;
 mod stack;
 mod swarm;
+mod tasks;
 mod verbs;
 
 use anyhow::Result;
@@ -32,6 +33,7 @@ fn main() {
             images::SCENARIOS,
             network::SCENARIOS,
             swarm::SCENARIOS,
+            tasks::SCENARIOS,
             stack::SCENARIOS,
             verbs::SCENARIOS,
             bad_input::SCENARIOS,

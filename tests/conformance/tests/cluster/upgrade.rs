@@ -44,7 +44,8 @@ fn daemons_are_upgraded_under_their_tasks(lab: &mut Lab) -> Result<()> {
     let manager = lab.node(1);
     create(manager, "web", &["--replicas", "10", "busybox", "sleep", "100000"])?;
     let before = settled(manager, "web", 10)?;
-    let containers = || -> Result<Vec<String>> { lab.nodes().iter().map(|node| node.ok(&["ps", "-q", "--no-trunc"])).collect() };
+    let containers =
+        || -> Result<Vec<String>> { lab.nodes().iter().map(|node| node.ok(&["ps", "-q", "--no-trunc"])).collect() };
     let held = containers()?;
 
     // Another file, as an upgrade puts there: the network daemon must be replaced too.
@@ -121,7 +122,8 @@ fn rolling_updates_fail_no_request(lab: &mut Lab) -> Result<()> {
         let state = update(&["--image", "broken"])?;
         ensure!(state == "rollback_completed", "{state}");
         settled(node, "web", REPLICAS)?;
-        let image = node.ok(&["service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "web"])?;
+        let image =
+            node.ok(&["service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "web"])?;
         ensure!(image.starts_with("whoami"), "{image}");
         let more = load.finish(requests).with_context(|| format!("a {order} update to a broken image"))?;
         say(&format!("{order}: 0 of {} requests failed during an update and a rollback", done + more));

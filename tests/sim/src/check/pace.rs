@@ -72,10 +72,15 @@ fn begins_update(snapshot: &Store, task: &Task) -> bool {
         || !service.spec.task.placement.constraints.is_empty();
     let stays = |old: &&Arc<Task>| {
         let node = snapshot.node(old.node_id.as_str());
-        let kept = node.is_some_and(|n| n.status.state != NodeState::Down && n.spec.availability == Availability::Active);
-        slot(old) == slot(task) && old.is_wanted() && old.status.err.is_empty() && kept
+        let kept =
+            node.is_some_and(|n| n.status.state != NodeState::Down && n.spec.availability == Availability::Active);
+        slot(old) == slot(task)
+            && old.is_wanted()
+            && old.status.err.is_empty()
+            && kept
             && old.status.state == TaskState::Running
-            && old.spec_version != service.spec_version && old.spec != service.spec.task
+            && old.spec_version != service.spec_version
+            && old.spec != service.spec.task
     };
     present && !moved && snapshot.tasks_of_service(service.id.as_str()).any(|old| stays(&old))
 }
