@@ -123,11 +123,14 @@ impl Inner {
 
     /// The agent closed its session's stream: it went away, or the connection did.
     async fn session_closed(&self, node: &NodeId, session_id: &str) {
-        if self.stop.is_cancelled() || !self.sessions.is_current(node, session_id) || !self.replicator.is_leader() {
+        if self.stop.is_cancelled() || !self.replicator.is_leader() {
             return;
         }
         let decide = |store: &skep_cluster::Store, _, _: &mut dyn skep_cluster::ids::IdSource| {
-            Ok(((), node_state(store, node, NodeState::Disconnected, "")?))
+            // It may be back already; what that writes is newer, also when this is decided again.
+            let is_gone = self.sessions.is_current(node, session_id) && store.node(node.as_str()).is_some();
+            let writes = if is_gone { node_state(store, node, NodeState::Disconnected, "")? } else { Vec::new() };
+            Ok(((), writes))
         };
         if let Err(error) = edit(&self.replicator, decide).await {
             tracing::warn!(%node, %error, "cannot record that a node disconnected");
