@@ -324,7 +324,10 @@ mod tests {
         task.resources.insert("gpu".into(), AssignedResource::Named(["u1".to_owned(), "u2".to_owned()].into()));
         task.resources.insert("ssd".into(), AssignedResource::Count(3));
         let env = check(&task).config.env;
-        assert!(env.ends_with(&["DOCKER_RESOURCE_GPU=u1,u2".to_owned(), "DOCKER_RESOURCE_SSD=3".to_owned()]), "{env:?}");
+        assert!(
+            env.ends_with(&["DOCKER_RESOURCE_GPU=u1,u2".to_owned(), "DOCKER_RESOURCE_SSD=3".to_owned()]),
+            "{env:?}"
+        );
     }
 
     #[test]

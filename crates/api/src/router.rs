@@ -2,8 +2,8 @@
 
 use crate::backend::Backend;
 use crate::route::{
-    build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services, streams, swarm,
-    system, volumes,
+    build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services,
+    streams, swarm, system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
 use axum::Router;

@@ -25,8 +25,8 @@ use skep_model::{Result, Timestamp};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-pub(crate) use swarm::fresh_token;
 pub use orchestrate::{Move, Moves, TaskReason, Why};
+pub(crate) use swarm::fresh_token;
 pub use swarm::{JoinTokens, RotateFlags};
 
 /// Handle to the manager on this node. Cheap to clone.
