@@ -8,6 +8,7 @@ mod crash;
 mod engine;
 mod images;
 mod network;
+mod orchestration;
 mod other;
 mod stack;
 mod swarm;
@@ -26,8 +27,16 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
     for client in Client::all() {
-        let every_client =
-            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, stack::SCENARIOS, verbs::SCENARIOS, bad_input::SCENARIOS];
+        let every_client = [
+            engine::SCENARIOS,
+            images::SCENARIOS,
+            network::SCENARIOS,
+            swarm::SCENARIOS,
+            orchestration::SCENARIOS,
+            stack::SCENARIOS,
+            verbs::SCENARIOS,
+            bad_input::SCENARIOS,
+        ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }
@@ -35,7 +44,7 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in stack::OWN {
+    for (name, run) in stack::OWN.iter().chain(orchestration::OWN) {
         trials.push(trial(&Client::skep(), name, *run));
     }
     libtest_mimic::run(&arguments, trials).exit();
