@@ -93,7 +93,10 @@ fn finish_pairs(draft: &mut Draft<'_>, service: &Service, slots: &BTreeMap<SlotK
 /// What is being replaced is to stop, even if the write that said so was lost.
 fn stop_replaced(draft: &mut Draft<'_>, slot: &Slot) {
     let replaced = wanted(slot).filter_map(|task| task.replaces.clone());
-    for old in replaced.collect::<Vec<_>>() {
+    // Who was to be relieved may go, whatever both were made from.
+    let running = wanted(slot).filter(|task| task.status.state == TaskState::Running);
+    let relieved = running.filter_map(|task| task.beside.clone());
+    for old in replaced.chain(relieved).collect::<Vec<_>>() {
         draft.desire(old.as_str(), TaskState::Shutdown);
     }
 }

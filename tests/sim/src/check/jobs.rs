@@ -63,7 +63,9 @@ impl Jobs {
             .filter_map(|task| place(task))
             .collect();
         if let ServiceMode::ReplicatedJob { max_concurrent, total_completions } = service.spec.mode {
-            let active = tasks.iter().filter(|task| task.is_wanted()).count() as u64;
+            // What is still held does not run yet.
+            let let_go = |task: &&&Arc<Task>| task.is_wanted() && task.desired_state == TaskState::Complete;
+            let active = tasks.iter().filter(let_go).count() as u64;
             let beyond = tasks.iter().any(|task| task.slot == 0 || task.slot > total_completions);
             if active > max_concurrent || beyond || results.len() as u64 > total_completions {
                 let name = &service.spec.name;
