@@ -7,7 +7,7 @@ use crate::plan::overlaps;
 use crate::store::Store;
 use ipnet::IpNet;
 use skep_model::cluster::Meta;
-use skep_model::id::NetworkId;
+use skep_model::id::{NetworkId, ServiceId};
 use skep_model::network::{IpamConfig, NetworkSpec};
 use skep_model::service::ClusterNetwork;
 use skep_model::task::TaskState;
@@ -121,8 +121,11 @@ pub fn remove_network(store: &Store, id: &NetworkId) -> Result<Vec<Write>> {
             return Err(precondition(format!("network {id} is in use by service {}", service.id)));
         }
     }
+    // The next plan ends the tasks of a service that was removed; `stack rm` does not wait for it.
+    let removed = |id: &ServiceId| store.service(id.as_str()).is_none_or(|service| service.pending_delete);
     let wanted = |task: &&std::sync::Arc<skep_model::task::Task>| {
-        task.desired_state <= TaskState::Running && !task.status.state.is_terminal()
+        let stays = task.service_id.as_str().is_empty() || !removed(&task.service_id);
+        stays && task.desired_state <= TaskState::Running && !task.status.state.is_terminal()
     };
     if let Some(task) = store.tasks().filter(wanted).find(|task| uses(&task.spec.networks)) {
         return Err(precondition(format!("network {id} is in use by task {}", task.id)));
