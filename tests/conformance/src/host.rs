@@ -1,5 +1,6 @@
 //! One machine: a network namespace with an uplink to an outside machine, and a daemon.
 
+use crate::terminal::Terminal;
 use anyhow::{Context, Result, bail, ensure};
 use skep_lab::client::{environment, success};
 use skep_lab::{Cli, Client, wait};
@@ -49,7 +50,11 @@ impl Host {
     pub fn start(client: &Client) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("skt{}-{number}", std::process::id());
-        let target = environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?;
+        let target = match std::env::var_os("SKEP_TEST_SCRATCH") {
+            // In a virtual machine our own folder is on overlayfs, which cannot hold containers.
+            Some(scratch) => PathBuf::from(scratch),
+            None => environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?,
+        };
         let mut host = Self {
             namespace: name.clone(),
             outside: format!("{name}o"),
@@ -188,6 +193,14 @@ impl Host {
     #[must_use]
     pub fn cgroup_parent(&self) -> &str {
         &self.cgroup_parent
+    }
+
+    /// Starts a verb on a terminal of 33 rows and 101 columns.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn on_terminal(&self, args: &[&str]) -> Result<Terminal> {
+        Terminal::start(&self.command(args), 33, 101)
     }
 
     /// A program in the host's network namespace.

@@ -7,6 +7,7 @@
 
 pub mod host;
 pub mod leftovers;
+pub mod terminal;
 
 pub use host::Host;
 pub use skep_lab::{Cli, Client, Lab, Node, Options, client, wait};

@@ -4,6 +4,7 @@ mod container;
 mod create;
 mod image;
 mod network;
+mod orchestrate;
 mod node;
 mod process;
 mod registry;

@@ -3,10 +3,10 @@
 use super::{for_each, inspect_kind};
 use crate::client::{filters, query, segment};
 use crate::flags::ListFlags;
-use crate::flags::swarm::{Config, CreateFile, PrettyInspect, Secret};
+use crate::flags::swarm::{Config, CreateFile, PrettyInspect, Secret, UpdateFile};
 use crate::format::{Listing, text};
 use crate::{Client, Outcome, human, parse};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::Utc;
@@ -19,6 +19,7 @@ pub(crate) async fn secrets(client: &Client, verb: Secret) -> Outcome {
         Secret::Inspect(flags) => inspect(client, &flags, "secrets").await,
         Secret::Ls(flags) => list(client, &flags, "secrets", true).await,
         Secret::Rm(names) => remove(client, &names.names, "secrets").await,
+        Secret::Update(flags) => update(client, &flags, "secrets").await,
     }
 }
 
@@ -28,19 +29,49 @@ pub(crate) async fn configs(client: &Client, verb: Config) -> Outcome {
         Config::Inspect(flags) => inspect(client, &flags, "configs").await,
         Config::Ls(flags) => list(client, &flags, "configs", false).await,
         Config::Rm(names) => remove(client, &names.names, "configs").await,
+        Config::Update(flags) => update(client, &flags, "configs").await,
     }
 }
 
 async fn create(client: &Client, flags: &CreateFile, kind: &str) -> Outcome {
-    let data = if flags.file == "-" {
-        let mut data = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut data)?;
-        data
-    } else {
-        std::fs::read(&flags.file).with_context(|| format!("error reading content from \"{}\"", flags.file))?
-    };
+    let data = content(&flags.file)?;
     let body = json!({"Name": flags.name, "Labels": parse::labels(&flags.label), "Data": STANDARD.encode(data)});
     println!("{}", text(&client.post(&format!("/{kind}/create"), body).await?["ID"]));
+    Ok(())
+}
+
+fn content(file: &str) -> anyhow::Result<Vec<u8>> {
+    if file == "-" {
+        let mut data = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut data)?;
+        return Ok(data);
+    }
+    std::fs::read(file).with_context(|| format!("error reading content from \"{file}\""))
+}
+
+/// Reads the object, changes what is asked for and writes it back at the version that was read.
+async fn update(client: &Client, flags: &UpdateFile, kind: &str) -> Outcome {
+    let object = client.get(&format!("/{kind}/{}", segment(&flags.name))).await?;
+    let mut labels = object["Spec"]["Labels"].as_object().cloned().unwrap_or_default();
+    for key in &flags.label_rm {
+        labels.remove(key);
+    }
+    if let Value::Object(added) = parse::labels(&flags.label_add) {
+        labels.extend(added);
+    }
+    let mut body = json!({"Name": object["Spec"]["Name"], "Labels": labels});
+    if let Some(file) = &flags.file {
+        let data = content(file)?;
+        if data.is_empty() {
+            let word = kind.trim_end_matches('s');
+            return Err(anyhow!("{word} data must be larger than 0: \"{file}\" is empty").into());
+        }
+        body["Data"] = STANDARD.encode(data).into();
+    }
+    let version = object["Version"]["Index"].to_string();
+    let path = format!("/{kind}/{}/update{}", segment(&text(&object["ID"])), query(&[("version", &version)]));
+    client.post(&path, body).await?;
+    println!("{}", flags.name);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! the reference's texts (`service x not found`, `rpc error: code = ... desc = ...`).
 
 mod names;
+mod orchestrate;
 mod swarm;
 
 use crate::edit::edit;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub(crate) use swarm::fresh_token;
+pub use orchestrate::{Move, Moves, TaskReason, Why};
 pub use swarm::{JoinTokens, RotateFlags};
 
 /// Handle to the manager on this node. Cheap to clone.

@@ -8,6 +8,7 @@ mod crash;
 mod engine;
 mod images;
 mod network;
+mod other;
 mod swarm;
 
 use anyhow::Result;
@@ -29,8 +30,8 @@ fn main() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in crash::SCENARIOS {
-        trials.push(trial(&Client::debian_docker(), name, *run));
+    for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
+        trials.push(trial(&Client::debian_docker(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
