@@ -16,10 +16,10 @@ const PACKAGES: [(&str, &str); 12] = [
     ("nftables", "/usr/sbin/nft"),
     ("util-linux", "/usr/bin/nsenter"),
     ("docker-registry", "/usr/bin/docker-registry"),
-    ("e2fsprogs", "/sbin/mkfs.ext4"),
-    ("perl-base", "/usr/bin/perl"),
     // Brings the SDK for Python with it.
     ("docker-compose", "/usr/bin/docker-compose"),
+    ("e2fsprogs", "/sbin/mkfs.ext4"),
+    ("perl-base", "/usr/bin/perl"),
 ];
 
 /// Stops package scripts from starting services, for the time of one installation.

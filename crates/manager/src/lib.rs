@@ -16,6 +16,8 @@ mod ids;
 mod leader;
 mod manager;
 mod managers;
+#[cfg(test)]
+mod partition_tests;
 mod raft;
 mod server;
 mod store_handle;

@@ -62,7 +62,7 @@ async fn create(client: &Client, flags: &Create) -> Outcome {
 }
 
 /// Replaces the image's tag by the digest its registry knows, so that all nodes run the same.
-async fn pin(client: &Client, spec: &mut Value) -> Outcome {
+pub(crate) async fn pin(client: &Client, spec: &mut Value) -> Outcome {
     let image = super::registry::with_tag(&text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]));
     if image.contains('@') {
         return Ok(());
@@ -84,7 +84,7 @@ async fn pin(client: &Client, spec: &mut Value) -> Outcome {
     Ok(())
 }
 
-fn warn(answer: &Value) {
+pub(crate) fn warn(answer: &Value) {
     for warning in answer["Warnings"].as_array().into_iter().flatten() {
         eprintln!("{}", text(warning));
     }
@@ -147,9 +147,16 @@ async fn scale(client: &Client, flags: &Scale) -> Outcome {
 async fn list(client: &Client, flags: &ListFlags) -> Outcome {
     let options = query(&[("status", "true"), ("filters", &filters(&flags.filter)?)]);
     let answer = client.get(&format!("/services{options}")).await?;
-    let mut services: Vec<&Value> = answer.as_array().into_iter().flatten().collect();
+    print(answer.as_array().cloned().unwrap_or_default(), flags)
+}
+
+/// Prints services by name, for `service ls` and `stack services`.
+///
+/// # Errors
+/// A malformed template.
+pub(crate) fn print(mut services: Vec<Value>, flags: &ListFlags) -> Outcome {
     services.sort_by(|a, b| task::natural(&text(&a["Spec"]["Name"]), &text(&b["Spec"]["Name"])));
-    let rows = services.into_iter().map(|service| row(service, flags.no_trunc)).collect();
+    let rows = services.iter().map(|service| row(service, flags.no_trunc)).collect();
     let columns = [
         ("ID", "ID"),
         ("Name", "NAME"),

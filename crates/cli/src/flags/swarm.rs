@@ -230,7 +230,13 @@ pub(crate) struct CreateFile {
     /// Set a label
     #[arg(short, long)]
     pub(crate) label: Vec<String>,
+    /// The content is a template of this language (golang), filled in for each task
+    #[arg(long)]
+    pub(crate) template_driver: Option<String>,
+    /// Driver that keeps the content (secrets only)
+    #[arg(short, long)]
+    pub(crate) driver: Option<String>,
     pub(crate) name: String,
     /// File, or - for standard input
-    pub(crate) file: String,
+    pub(crate) file: Option<String>,
 }

@@ -7,7 +7,7 @@ use crate::plan::overlaps;
 use crate::store::Store;
 use ipnet::IpNet;
 use skep_model::cluster::Meta;
-use skep_model::id::{NetworkId, ServiceId};
+use skep_model::id::NetworkId;
 use skep_model::network::{IpamConfig, NetworkSpec};
 use skep_model::service::ClusterNetwork;
 use skep_model::task::TaskState;
@@ -121,11 +121,13 @@ pub fn remove_network(store: &Store, id: &NetworkId) -> Result<Vec<Write>> {
             return Err(precondition(format!("network {id} is in use by service {}", service.id)));
         }
     }
-    // The next plan ends the tasks of a service that was removed; `stack rm` does not wait for it.
-    let removed = |id: &ServiceId| store.service(id.as_str()).is_none_or(|service| service.pending_delete);
+    // Tasks of a service that is going are going too, though no planner may have said so yet:
+    // `stack rm` removes both in one breath.
+    let staying = |service: &skep_model::id::ServiceId| {
+        service.as_str().is_empty() || store.service(service.as_str()).is_some_and(|service| !service.pending_delete)
+    };
     let wanted = |task: &&std::sync::Arc<skep_model::task::Task>| {
-        let stays = task.service_id.as_str().is_empty() || !removed(&task.service_id);
-        stays && task.desired_state <= TaskState::Running && !task.status.state.is_terminal()
+        task.desired_state <= TaskState::Running && !task.status.state.is_terminal() && staying(&task.service_id)
     };
     if let Some(task) = store.tasks().filter(wanted).find(|task| uses(&task.spec.networks)) {
         return Err(precondition(format!("network {id} is in use by task {}", task.id)));

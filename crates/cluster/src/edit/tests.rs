@@ -142,6 +142,7 @@ fn networks_in_use_stay_and_names_are_free_at_once() {
     let text = format!("rpc error: code = FailedPrecondition desc = network {id} is in use by service {service}");
     assert_eq!(error.message, text);
     world.remove(&service);
+    // At once, as `stack rm` asks.
     let writes = remove_network(&world.store, &id).unwrap();
     world.apply(writes).unwrap();
     assert!(world.store.network(id.as_str()).unwrap().pending_delete, "a task still has an address on it");
