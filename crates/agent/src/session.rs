@@ -5,6 +5,7 @@ use crate::assigned::Refused;
 use crate::backoff::Backoff;
 use crate::local_db::LocalDb;
 use crate::managers::Managers;
+use crate::network::NetworkKeeper;
 use crate::report::Reporter;
 use async_trait::async_trait;
 use skep_identity::Identity;
@@ -14,7 +15,8 @@ use skep_model::node::{Node, NodeDescription};
 use skep_proto::codec;
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{
-    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest,
+    AssignmentsMessage, AssignmentsRequest, AwaitNetworkRequest, HeartbeatRequest, ReportNetworkRequest,
+    SessionMessage, SessionRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +98,7 @@ pub(crate) struct Sessions {
     pub(crate) data_path_address: String,
     pub(crate) worker: mpsc::Sender<Apply>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) network: Arc<NetworkKeeper>,
     pub(crate) db: LocalDb,
     pub(crate) view: watch::Sender<SwarmView>,
 }
@@ -158,14 +161,17 @@ impl Sessions {
 
         let worker = self.worker.clone();
         let reporter = self.reporter.clone();
-        let work = async {
+        let network = self.network.clone();
+        // On the heap: five conversations make a large future.
+        let mut work = Box::pin(async {
             tokio::select! {
                 ended = heartbeats(client.clone(), &session_id, period) => ended,
                 ended = assignments(client.clone(), &session_id, worker) => ended,
                 ended = reports(client.clone(), &session_id, &reporter) => ended,
+                ended = network_reports(client.clone(), &session_id, &network) => ended,
+                ended = network_questions(client.clone(), &session_id, &network) => ended,
             }
-        };
-        tokio::pin!(work);
+        });
         loop {
             tokio::select! {
                 ended = &mut work => return ended,
@@ -246,6 +252,36 @@ async fn reports(
                 reporter.acknowledge(&batch);
             }
             Err(status) => return Err(status.into()),
+        }
+    }
+}
+
+/// Tells what this node's kernel has, from the session's start: a new leader knows nothing.
+async fn network_reports(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    network: &NetworkKeeper,
+) -> Result<std::convert::Infallible, Ended> {
+    let mut told = None;
+    loop {
+        let generation = network.next_applied(told).await;
+        let request = ReportNetworkRequest { session_id: session_id.to_owned(), generation };
+        deadline(client.report_network(request)).await??;
+        told = Some(generation);
+    }
+}
+
+/// Asks whether all other nodes have followed, for the tasks that wait for it.
+async fn network_questions(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    network: &NetworkKeeper,
+) -> Result<std::convert::Infallible, Ended> {
+    loop {
+        let generation = network.next_awaited().await;
+        let request = AwaitNetworkRequest { session_id: session_id.to_owned(), generation };
+        if deadline(client.await_network(request)).await??.into_inner().reached {
+            network.note_everywhere(generation);
         }
     }
 }

@@ -4,7 +4,10 @@ use crate::{Agent, AgentConfig};
 use skep_model::task::{TaskState, TaskStatus};
 use skep_proto::dispatcher::assignments_message::Kind;
 use skep_proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
-use skep_proto::dispatcher::{HeartbeatResponse, Manager, UpdateTaskStatusRequest, UpdateTaskStatusResponse};
+use skep_proto::dispatcher::{
+    AwaitNetworkResponse, HeartbeatResponse, Manager, ReportNetworkResponse, UpdateTaskStatusRequest,
+    UpdateTaskStatusResponse,
+};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use tokio::net::TcpListener;
@@ -83,6 +86,14 @@ impl Dispatcher for FakeManager {
             drop(sender);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn report_network(&self, _: Request<ReportNetworkRequest>) -> Answer<ReportNetworkResponse> {
+        Ok(Response::new(ReportNetworkResponse {}))
+    }
+
+    async fn await_network(&self, _: Request<AwaitNetworkRequest>) -> Answer<AwaitNetworkResponse> {
+        Ok(Response::new(AwaitNetworkResponse { reached: true }))
     }
 }
 

@@ -21,13 +21,15 @@ pub(crate) enum Allowed {
 }
 
 /// Every method we serve. What is not listed is refused.
-pub(crate) const METHODS: [(&str, Allowed); 13] = [
+pub(crate) const METHODS: [(&str, Allowed); 15] = [
     ("/skep.ca.v1.Ca/GetRootCaCertificate", Allowed::Anyone),
     ("/skep.ca.v1.NodeCa/IssueNodeCertificate", Allowed::Anyone),
     ("/skep.dispatcher.v1.Dispatcher/Session", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/Heartbeat", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/UpdateTaskStatus", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/Assignments", Allowed::Member),
+    ("/skep.dispatcher.v1.Dispatcher/ReportNetwork", Allowed::Member),
+    ("/skep.dispatcher.v1.Dispatcher/AwaitNetwork", Allowed::Member),
     ("/skep.raft.v1.Raft/AppendEntries", Allowed::Manager),
     ("/skep.raft.v1.Raft/Vote", Allowed::Manager),
     ("/skep.raft.v1.Raft/PreVote", Allowed::Manager),
