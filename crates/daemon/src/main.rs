@@ -15,6 +15,7 @@ mod netd_attach;
 mod netd_process;
 mod options;
 mod role;
+mod role_api;
 mod role_rules;
 #[cfg(test)]
 mod swarm_tests;

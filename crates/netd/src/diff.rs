@@ -1,6 +1,7 @@
 //! The pure difference between wanted and seen, as operations in an order in which
 //! they can succeed: removals, namespaces, links, addresses, sysctls, routes, rules.
 
+use crate::balance::ipvs::table as ipvs;
 use crate::nft::table::{self, Change};
 use crate::plan::{
     DefaultRoute, Forwarding, Link, LinkKind, PlaceId, PolicyRule, Seen, SeenLink, SeenPlace, TableRoute, Tunnel,
@@ -30,6 +31,7 @@ pub enum Op {
     SetTableRoute { place: PlaceId, route: TableRoute },
     RemoveTableRoute { place: PlaceId, route: TableRoute },
     Rules { place: PlaceId, changes: Vec<Change> },
+    Balance { place: PlaceId, changes: Vec<ipvs::Change> },
 }
 
 impl Op {
@@ -50,7 +52,8 @@ impl Op {
             | Self::RemovePolicyRule { place, .. }
             | Self::SetTableRoute { place, .. }
             | Self::RemoveTableRoute { place, .. }
-            | Self::Rules { place, .. } => Some(place),
+            | Self::Rules { place, .. }
+            | Self::Balance { place, .. } => Some(place),
         }
     }
 }
@@ -82,6 +85,10 @@ impl fmt::Display for Op {
                 write!(f, "{place}: route by {} of table {} is not wanted", route.gateway, route.table)
             }
             Self::Rules { place, changes } => write!(f, "{place}: packet rules differ in {} points", changes.len()),
+            Self::Balance { place, changes } => {
+                let first = changes.first().map(ToString::to_string).unwrap_or_default();
+                write!(f, "{place}: balancing differs in {} points: {first}", changes.len())
+            }
         }
     }
 }
@@ -139,6 +146,9 @@ fn removals(wanted: &Wanted, seen: &Seen, ops: &mut Vec<Op>) {
                 stale_routing(place, want, have, ops);
                 if !wanted.places.contains_key(place) && have.table.is_some() {
                     ops.push(Op::Rules { place: place.clone(), changes: vec![Change::DeleteTable] });
+                }
+                if !wanted.places.contains_key(place) {
+                    balance(place, want, have, ops, |_| true);
                 }
             }
         }
@@ -222,9 +232,30 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
     for rule in want.policy_rules.difference(&have.policy_rules) {
         ops.push(Op::AddPolicyRule { place: place.clone(), rule: rule.clone() });
     }
+    // Marked packets must find their service: it comes before the marking and goes after it.
+    balance(place, want, have, ops, |change| !matches!(change, ipvs::Change::DeleteService(_)));
     let changes = table::difference(want.table.as_ref(), have.table.as_ref());
     if !changes.is_empty() {
         ops.push(Op::Rules { place: place.clone(), changes });
+    }
+    balance(place, want, have, ops, |change| matches!(change, ipvs::Change::DeleteService(_)));
+}
+
+/// On the host others may balance as well, so that only services of ours are taken away.
+fn balance(
+    place: &PlaceId,
+    want: &WantedPlace,
+    have: &SeenPlace,
+    ops: &mut Vec<Op>,
+    take: impl Fn(&ipvs::Change) -> bool,
+) {
+    let nothing = ipvs::SeenBalancing::default();
+    let have = have.balanced.as_ref().unwrap_or(&nothing);
+    let is_ours = |service: &ipvs::Service| *place != PlaceId::Host || ipvs::is_mesh(service);
+    let mut changes = ipvs::difference(want.balanced.as_ref(), have, is_ours);
+    changes.retain(take);
+    if !changes.is_empty() {
+        ops.push(Op::Balance { place: place.clone(), changes });
     }
 }
 

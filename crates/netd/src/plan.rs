@@ -1,6 +1,7 @@
 //! What one network namespace must hold, as plain values: the common language of
 //! desired and observed, so that comparing is one pure function.
 
+use crate::balance::ipvs::table::{SeenBalancing, Services};
 use crate::nft::expression::Family;
 use crate::nft::table::Table;
 use ipnet::IpNet;
@@ -190,6 +191,8 @@ pub struct WantedPlace {
     /// Only set where the kernel has them.
     pub optional_sysctls: BTreeMap<String, String>,
     pub table: Option<Table>,
+    /// What IPVS balances here, if it does.
+    pub balanced: Option<Services>,
 }
 
 /// Everything wanted on this node.
@@ -237,6 +240,8 @@ pub struct SeenPlace {
     /// Only the keys that were asked for.
     pub sysctls: BTreeMap<String, String>,
     pub table: Option<Table>,
+    /// `None` where the kernel has no IPVS or nobody looked.
+    pub balanced: Option<SeenBalancing>,
 }
 
 /// Everything seen; a namespace that is gone is absent.

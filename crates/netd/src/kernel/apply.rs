@@ -4,7 +4,7 @@ use crate::diff::Op;
 use crate::kernel::netlink::Request;
 use crate::kernel::netns::Namespace;
 use crate::kernel::place::Place;
-use crate::kernel::{neighbour, nft, observe, policy, route, sysctl};
+use crate::kernel::{ipvs, neighbour, nft, observe, policy, route, sysctl};
 use crate::plan::{Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Seen, Wanted, WantedPlace};
 use skep_model::id::NetworkId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +56,12 @@ impl Kernel {
         for id in ids {
             let want = wanted.places.get(&id).unwrap_or(&nothing);
             let observed = match self.place(&id) {
-                Ok(Some(place)) => observe::place(place, want).map(Some),
+                Ok(Some(place)) => observe::place(place, want).and_then(|mut seen| {
+                    if !matches!(id, PlaceId::Container(_)) {
+                        seen.balanced = ipvs::read(place, want.balanced.is_some())?;
+                    }
+                    Ok(Some(seen))
+                }),
                 Ok(None) => Ok(None),
                 Err(error) => Err(error),
             };
@@ -212,6 +217,7 @@ impl Kernel {
                 absent_is_fine(self.required_place(place)?.route.send_one(&policy::delete_route(route)))
             }
             Op::Rules { place, changes } => nft::apply(&mut self.required_place(place)?.netfilter, changes),
+            Op::Balance { place, changes } => ipvs::apply(self.required_place(place)?, changes),
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod conntrack;
 pub mod events;
+pub mod ipvs;
 pub mod neighbour;
 pub mod netlink;
 pub mod netns;

@@ -31,7 +31,7 @@ pub fn place(place: &mut Place, want: &WantedPlace) -> io::Result<SeenPlace> {
     let keys: Vec<&String> = want.sysctls.keys().chain(want.optional_sysctls.keys()).collect();
     let sysctls = if keys.is_empty() { BTreeMap::new() } else { place.run(|| Ok(read_sysctls(&keys)))? };
     let table = nft::read_table(&mut place.netfilter)?;
-    Ok(SeenPlace { links, addresses, routes, forwarding, policy_rules, table_routes, sysctls, table })
+    Ok(SeenPlace { links, addresses, routes, forwarding, policy_rules, table_routes, sysctls, table, balanced: None })
 }
 
 fn read_forwarding(place: &mut Place, tunnels: &BTreeMap<u32, &String>) -> io::Result<BTreeSet<Forwarding>> {

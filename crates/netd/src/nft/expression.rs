@@ -261,6 +261,11 @@ impl Rule {
         .compare(true, &ADDRESS_TYPE_LOCAL.to_ne_bytes())
     }
 
+    /// The packet carries a mark.
+    pub fn is_marked(self) -> Self {
+        self.meta(META_MARK, 0).compare(false, &[0; 4])
+    }
+
     /// Any of the connection-state bits.
     pub fn ct_state_any(self, bits: u32) -> Self {
         self.ct_bits(CT_STATE, bits)

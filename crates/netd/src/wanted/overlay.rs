@@ -51,6 +51,9 @@ pub(super) fn add(
         .into_iter()
         .filter_map(|family| sources.iter().copied().find(|address| Family::of(*address) == family));
     place.table = Some(circumstances.balancer.rules(&services, &per_family.collect::<Vec<_>>()));
+    place.balanced = circumstances.balancer.balanced(&services);
+    let settings = circumstances.balancer.settings().iter();
+    place.sysctls.extend(settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
     let backends = services.iter().flat_map(|service| &service.backends);
     wanted.backends.extend(backends.map(|backend| (id.clone(), backend.address, None)));
     wanted.places.insert(id, place);

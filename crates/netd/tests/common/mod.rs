@@ -369,12 +369,14 @@ pub fn netd_process() {
     let Some(directory) = std::env::var_os(STATE_VARIABLE) else { return };
     let directory = PathBuf::from(directory);
     tracing_to_stderr();
-    let config = NetdConfig {
-        socket: directory.join("netd.sock"),
-        state: directory.join("netd.state"),
-        balancer: BalancerChoice::Auto,
-    };
+    let config =
+        NetdConfig { socket: directory.join("netd.sock"), state: directory.join("netd.state"), balancer: balancer() };
     skep_netd::main(config).unwrap();
+}
+
+/// The tests hold for each balancer; this variable chooses one.
+pub fn balancer() -> BalancerChoice {
+    std::env::var("SKEP_TEST_BALANCER").map_or(BalancerChoice::Nftables, |name| name.parse().unwrap())
 }
 
 fn tracing_to_stderr() {

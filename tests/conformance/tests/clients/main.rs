@@ -8,7 +8,10 @@ mod crash;
 mod engine;
 mod images;
 mod network;
+mod other;
+mod stack;
 mod swarm;
+mod verbs;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -24,13 +27,16 @@ fn main() {
     let mut trials = Vec::new();
     for client in Client::all() {
         let every_client =
-            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, bad_input::SCENARIOS];
+            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, stack::SCENARIOS, verbs::SCENARIOS, bad_input::SCENARIOS];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in crash::SCENARIOS {
-        trials.push(trial(&Client::debian_docker(), name, *run));
+    for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
+        trials.push(trial(&Client::debian_docker(), name, run));
+    }
+    for (name, run) in stack::OWN {
+        trials.push(trial(&Client::skep(), name, *run));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
