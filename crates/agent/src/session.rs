@@ -5,6 +5,7 @@ use crate::assigned::Refused;
 use crate::backoff::Backoff;
 use crate::local_db::LocalDb;
 use crate::managers::Managers;
+use crate::network::NetworkKeeper;
 use crate::report::Reporter;
 use crate::tunnel::Tunnels;
 use async_trait::async_trait;
@@ -14,7 +15,8 @@ use skep_model::id::NodeId;
 use skep_model::node::{Node, NodeDescription};
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{
-    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest, TunnelRequestsRequest,
+    AssignmentsMessage, AssignmentsRequest, AwaitNetworkRequest, HeartbeatRequest, ReportNetworkRequest,
+    SessionMessage, SessionRequest, TunnelRequestsRequest,
 };
 use skep_proto::{LEADER_METADATA, codec};
 use std::sync::Arc;
@@ -131,6 +133,7 @@ pub(crate) struct Sessions {
     pub(crate) data_path_address: String,
     pub(crate) worker: mpsc::Sender<Apply>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) network: Arc<NetworkKeeper>,
     pub(crate) db: LocalDb,
     pub(crate) view: watch::Sender<SwarmView>,
     pub(crate) tunnels: Arc<Tunnels>,
@@ -209,15 +212,18 @@ impl Sessions {
         let worker = self.worker.clone();
         let reporter = self.reporter.clone();
         let opener = self.tunnels.clone();
-        let work = async {
+        let network = self.network.clone();
+        // On the heap: five conversations make a large future.
+        let mut work = Box::pin(async {
             tokio::select! {
                 ended = heartbeats(client.clone(), &session_id, period) => ended,
                 ended = assignments(client.clone(), &session_id, worker) => ended,
                 ended = reports(client.clone(), &session_id, &reporter) => ended,
                 ended = tunnels(client.clone(), &session_id, address, &opener) => ended,
+                ended = network_reports(client.clone(), &session_id, &network) => ended,
+                ended = network_questions(client.clone(), &session_id, &network) => ended,
             }
-        };
-        tokio::pin!(work);
+        });
         loop {
             tokio::select! {
                 ended = &mut work => return ended,
@@ -332,6 +338,36 @@ async fn tunnels(
     };
     loop {
         opener.open(address, requests.message().await?.ok_or(Ended::Closed)?);
+    }
+}
+
+/// Tells what this node's kernel has, from the session's start: a new leader knows nothing.
+async fn network_reports(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    network: &NetworkKeeper,
+) -> Result<std::convert::Infallible, Ended> {
+    let mut told = None;
+    loop {
+        let generation = network.next_applied(told).await;
+        let request = ReportNetworkRequest { session_id: session_id.to_owned(), generation };
+        deadline(client.report_network(request)).await??;
+        told = Some(generation);
+    }
+}
+
+/// Asks whether all other nodes have followed, for the tasks that wait for it.
+async fn network_questions(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    network: &NetworkKeeper,
+) -> Result<std::convert::Infallible, Ended> {
+    loop {
+        let generation = network.next_awaited().await;
+        let request = AwaitNetworkRequest { session_id: session_id.to_owned(), generation };
+        if deadline(client.await_network(request)).await??.into_inner().reached {
+            network.note_everywhere(generation);
+        }
     }
 }
 

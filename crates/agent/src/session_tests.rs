@@ -5,7 +5,8 @@ use skep_model::task::{TaskState, TaskStatus};
 use skep_proto::dispatcher::assignments_message::Kind;
 use skep_proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use skep_proto::dispatcher::{
-    HeartbeatResponse, Manager, TunnelPiece, TunnelRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+    AwaitNetworkResponse, HeartbeatResponse, Manager, ReportNetworkResponse, TunnelPiece, TunnelRequest,
+    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -123,6 +124,14 @@ impl Dispatcher for FakeManager {
 
     async fn reach_node(&self, _: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::ReachNodeStream> {
         Err(Status::unimplemented("not here"))
+    }
+
+    async fn report_network(&self, _: Request<ReportNetworkRequest>) -> Answer<ReportNetworkResponse> {
+        Ok(Response::new(ReportNetworkResponse {}))
+    }
+
+    async fn await_network(&self, _: Request<AwaitNetworkRequest>) -> Answer<AwaitNetworkResponse> {
+        Ok(Response::new(AwaitNetworkResponse { reached: true }))
     }
 }
 
@@ -280,6 +289,14 @@ impl Dispatcher for Follower {
     }
 
     async fn assignments(&self, _: Request<AssignmentsRequest>) -> Answer<Self::AssignmentsStream> {
+        self.refuse()
+    }
+
+    async fn report_network(&self, _: Request<ReportNetworkRequest>) -> Answer<ReportNetworkResponse> {
+        self.refuse()
+    }
+
+    async fn await_network(&self, _: Request<AwaitNetworkRequest>) -> Answer<AwaitNetworkResponse> {
         self.refuse()
     }
 

@@ -39,6 +39,8 @@ pub(crate) const METHODS: &[(&str, Allowed)] = &[
     ("/skep.dispatcher.v1.Dispatcher/TunnelRequests", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/OpenTunnel", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/ReachNode", Allowed::Manager),
+    ("/skep.dispatcher.v1.Dispatcher/ReportNetwork", Allowed::Member),
+    ("/skep.dispatcher.v1.Dispatcher/AwaitNetwork", Allowed::Member),
     ("/skep.raft.v1.Raft/AppendEntries", Allowed::Manager),
     ("/skep.raft.v1.Raft/Vote", Allowed::Manager),
     ("/skep.raft.v1.Raft/PreVote", Allowed::Manager),

@@ -198,3 +198,45 @@ async fn calls_are_refused_to_those_whom_they_do_not_concern() {
     assert_eq!(error.code(), tonic::Code::PermissionDenied);
     manager.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_a_task_hears_when_no_node_balances_to_it_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = bootstrap(dir.path()).await;
+    let (control, address) = (manager.control(), manager.advertise_addr().to_owned());
+    let mut own = Agent::start(manager.identity(), &address, "own").await;
+    let identity = join(&address, &control.tokens().unwrap().worker).await.unwrap();
+    let mut other = Agent::start(&identity, &address, "other").await;
+    let mut spec = service("web", 1);
+    spec.task.placement.constraints = vec!["node.hostname == own".into()];
+    let port = skep_model::service::PortConfig { target_port: 80, published_port: 8080, ..Default::default() };
+    spec.endpoint.ports.push(port);
+    control.create_service(spec.clone()).await.unwrap();
+    own.until(|tasks| tasks.len() == 1).await;
+    own.obey().await;
+    wait_for(&control, "it runs", |control| running(control) == 1).await;
+    let mut question = own.ask_network();
+    tokio::select! {
+        followed = &mut question => assert!(followed.unwrap(), "all follow"),
+        never = own.follow() => match never {},
+        never = other.follow() => match never {},
+    }
+
+    let version = control.service("web").unwrap().meta.version;
+    spec.mode = ServiceMode::Replicated { replicas: 0 };
+    control.update_service("web", version, spec, false).await.unwrap();
+    own.until(|tasks| tasks.values().all(|task| task.desired_state >= TaskState::Shutdown)).await;
+    let mut question = own.ask_network();
+    tokio::select! {
+        _ = &mut question => panic!("the other node has not followed yet"),
+        never = own.follow() => match never {},
+        () = tokio::time::sleep(Duration::from_millis(300)) => {}
+    }
+    tokio::select! {
+        followed = &mut question => assert!(followed.unwrap()),
+        never = own.follow() => match never {},
+        never = other.follow() => match never {},
+    }
+
+    manager.shutdown().await;
+}

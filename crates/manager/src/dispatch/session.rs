@@ -70,7 +70,7 @@ pub(crate) async fn ended(inner: &Inner, session: &Session) {
 
 /// The cluster, this node, a manager, or a node that is gone and may have been one.
 fn matters(change: &Changes, store: &Store, node: &NodeId) -> bool {
-    let Changes::Keys(keys) = change else { return true };
+    let Changes::Keys(_, keys) = change else { return true };
     keys.iter().any(|key| match key.kind {
         Kind::Cluster => true,
         Kind::Node if key.id == node.as_str() => true,
