@@ -18,6 +18,7 @@ mod netd_process;
 mod options;
 mod raft_dump;
 mod role;
+mod role_api;
 mod role_rules;
 #[cfg(test)]
 mod swarm_tests;

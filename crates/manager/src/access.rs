@@ -42,6 +42,7 @@ pub(crate) const METHODS: &[(&str, Allowed)] = &[
     ("/skep.raft.v1.Raft/TransferLeader", Allowed::Manager),
     ("/skep.raft.v1.Raft/InstallSnapshot", Allowed::Manager),
     ("/skep.raft.v1.Raft/Join", Allowed::PresentManager),
+    ("/skep.raft.v1.Raft/Leave", Allowed::Manager),
     ("/skep.raft.v1.Raft/Propose", Allowed::PresentManager),
 ];
 

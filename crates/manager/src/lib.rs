@@ -20,6 +20,8 @@ mod lock;
 mod manager;
 mod managers;
 mod own_certificate;
+#[cfg(test)]
+mod partition_tests;
 mod raft;
 mod restore;
 mod rotation;

@@ -133,7 +133,7 @@ pub struct Node {
     pub description: NodeDescription,
     pub status: NodeStatus,
     pub manager_status: Option<ManagerStatus>,
-    /// Role its certificate says, which follows `spec.role`.
+    /// Role its certificate may say; follows `spec.role`, a demotion once it is out of Raft.
     pub role: Role,
     /// This node's own balancer address on each overlay it runs tasks on.
     pub attachments: BTreeMap<NetworkId, IpNet>,

@@ -11,9 +11,11 @@
 
 mod cgroup;
 mod clients;
+mod confine;
 mod error;
 mod exec;
 mod files;
+mod filter;
 mod init;
 mod launch;
 mod log;

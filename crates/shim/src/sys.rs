@@ -122,6 +122,16 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> std::io::Result
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0) })
 }
 
+/// Gives a system-call filter to the kernel, for this thread and its children.
+pub(crate) fn install_filter(flags: u32, instructions: &[libc::sock_filter]) -> std::io::Result<()> {
+    let count = u16::try_from(instructions.len()).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: count, filter: instructions.as_ptr().cast_mut() };
+    // SAFETY: the kernel only reads the program and as many instructions as it says, and both
+    // live to the end of the call.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sets a resource limit by its kernel number.
 pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> std::io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };

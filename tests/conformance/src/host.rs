@@ -1,6 +1,7 @@
 //! One machine: a network namespace with an uplink to an outside machine, and a daemon.
 
 use crate::client::{Client, environment, failure, success};
+use crate::terminal::Terminal;
 use crate::wait;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -210,20 +211,12 @@ impl Host {
         failure(&output).with_context(|| format!("{} {}", self.client.label, args.join(" ")))
     }
 
-    /// Runs a verb on a terminal of 33 rows and 101 columns and gives all that appeared.
+    /// Starts a verb on a terminal of 33 rows and 101 columns.
     ///
     /// # Errors
-    /// When it fails.
-    pub fn on_terminal(&self, args: &[&str]) -> Result<String> {
-        let quoted: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
-        let line = format!("stty rows 33 cols 101; exec {} {}", self.client.program.display(), quoted.join(" "));
-        let command = self.client.command(&self.socket(), &[]);
-        let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
-        for (key, value) in command.get_envs() {
-            script.env(key, value.unwrap_or_default());
-        }
-        success(&script.output()?).with_context(|| args.join(" "))
+    /// When it does not start.
+    pub fn on_terminal(&self, args: &[&str]) -> Result<Terminal> {
+        Terminal::start(&self.command(args), 33, 101)
     }
 
     /// `inspect` of anything, as JSON.

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod host;
 pub mod leftovers;
+pub mod terminal;
 pub mod wait;
 
 pub use client::Client;

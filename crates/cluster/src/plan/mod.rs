@@ -10,6 +10,7 @@ mod global;
 mod reap;
 mod replicated;
 mod restart;
+mod roles;
 mod schedule;
 mod scope;
 mod slots;
@@ -47,7 +48,7 @@ pub struct Plan {
 }
 
 /// Runs every planner in its fixed order over one snapshot plus the writes so far:
-/// node liveness is the dispatcher's fact; networks, enforce, restart, replicated, global,
+/// node liveness is the dispatcher's fact; roles, networks, enforce, restart, replicated, global,
 /// update, allocate, schedule, reap.
 ///
 /// `dirty` limits the work to what depends on those keys; an empty set means all (a new
@@ -69,6 +70,7 @@ pub fn plan(store: &Store, dirty: &BTreeSet<Key>, now: Timestamp, ids: &mut dyn 
 }
 
 fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
+    roles::run(draft, &scope.nodes);
     allocate::networks(draft);
     enforce::run(draft, &scope.nodes);
     for id in scope.services.clone() {

@@ -8,11 +8,11 @@ use skep_model::{Error, Result};
 
 impl Shared {
     /// Takes up the membership that waited for the key.
-    pub(super) async fn unlock(&self, key: &str) -> Result<()> {
+    pub(crate) async fn unlock(&self, key: &str) -> Result<()> {
         let membership = match self.state() {
             State::Locked(membership) => membership,
             State::Outside => return Err(outside()),
-            State::Member(member) if member.manager.is_none() => return Err(worker()),
+            State::Member(member) if !member.is_manager() => return Err(worker()),
             State::Member(_) => return Err(Error::conflict("swarm is not locked")),
             State::Pending | State::Broken(_) => return Err(not_ready()),
         };

@@ -4,12 +4,13 @@
 //! `name` arguments take a full id, an exact name or a unique id prefix. Errors carry
 //! the reference's texts (`service x not found`, `rpc error: code = ... desc = ...`).
 
+mod managers;
 mod names;
 mod swarm;
 
 use crate::edit::edit;
 use crate::lock::Settled;
-use crate::raft::Replicator;
+use crate::raft::{Member, Replicator};
 use names::resolve;
 use skep_cluster::Store;
 use skep_cluster::command::Write;
@@ -33,12 +34,14 @@ pub use swarm::{JoinTokens, RotateFlags};
 pub struct Control {
     replicator: Replicator,
     node_id: NodeId,
+    /// How this manager is reached.
+    own: Member,
     locks: watch::Receiver<Settled>,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, node_id: NodeId, locks: watch::Receiver<Settled>) -> Self {
-        Self { replicator, node_id, locks }
+    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, locks }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
@@ -86,12 +89,14 @@ impl Control {
     }
 
     pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.store().nodes().cloned().collect()
+        let seen = self.seen_managers();
+        self.store().nodes().map(|node| seen.correct(node)).collect()
     }
 
     /// `self` is this node.
     pub fn node(&self, name: &str) -> Result<Arc<Node>> {
-        self.find_node(&self.store(), name).cloned()
+        let store = self.store();
+        self.find_node(&store, name).map(|node| self.seen_managers().correct(node))
     }
 
     pub async fn update_node(&self, name: &str, version: u64, spec: NodeSpec) -> Result<()> {
@@ -178,11 +183,6 @@ impl Control {
     /// This node's id.
     pub fn node_id(&self) -> &NodeId {
         &self.node_id
-    }
-
-    /// Id of the leader, if one is known.
-    pub fn leader(&self) -> Option<NodeId> {
-        self.replicator.leader()
     }
 
     fn store(&self) -> Arc<Store> {
