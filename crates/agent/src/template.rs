@@ -49,8 +49,8 @@ fn evaluate(expression: &str, task: &Task, node: &NodeFacts) -> Result<String> {
         ".Task.ID" => Ok(task.id.to_string()),
         ".Task.Name" => Ok(task.container_name()),
         // Tasks of a global service have no number: the node takes its place.
-        ".Task.Slot" if task.slot == 0 => Ok(task.node_id.to_string()),
-        ".Task.Slot" => Ok(task.slot.to_string()),
+        ".Task.Slot" if task.public_slot() == 0 => Ok(task.node_id.to_string()),
+        ".Task.Slot" => Ok(task.public_slot().to_string()),
         _ => label_field(expression, task)
             .ok_or_else(|| Error::invalid(format!("template action \"{{{{{expression}}}}}\" is not supported"))),
     }

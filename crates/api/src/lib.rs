@@ -10,6 +10,7 @@ mod changes;
 mod detach;
 mod error;
 mod filters;
+mod folded;
 mod json;
 mod request;
 mod route;

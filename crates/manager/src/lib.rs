@@ -29,6 +29,6 @@ mod server;
 mod store_handle;
 
 pub use config::{ManagerConfig, SwarmInit};
-pub use control::{Control, JoinTokens, RotateFlags};
+pub use control::{Control, JoinTokens, Move, Moves, RotateFlags, TaskReason, Why};
 pub use manager::Manager;
 pub use raft::DumpSummary;

@@ -5,7 +5,7 @@ use crate::id::{NetworkId, NodeId};
 use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,7 +79,11 @@ pub struct NodeDescription {
     pub platform: Platform,
     pub nano_cpus: i64,
     pub memory_bytes: i64,
+    /// Kind to how many there are.
     pub generic_resources: BTreeMap<String, i64>,
+    /// Kind to the names of those that differ, such as the ids of GPUs. A kind is
+    /// either counted or named.
+    pub named_resources: BTreeMap<String, BTreeSet<String>>,
     pub engine_version: String,
     pub engine_labels: BTreeMap<String, String>,
     /// (type, name), e.g. `("Volume", "local")`.

@@ -1,6 +1,6 @@
 //! A person at a terminal.
 
-use crate::wait::DEADLINE;
+use skep_lab::wait::DEADLINE;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use std::io::{Read, Write};

@@ -62,7 +62,11 @@ pub(crate) async fn inspect(State(backend): State<Backend>, Name(name): Name, qu
 pub(crate) async fn create(State(backend): State<Backend>, headers: HeaderMap, Json(body): Json<ServiceSpec>) -> Reply {
     let control = backend.swarm.control()?;
     let warnings = credentials_warning(&headers)?;
-    let id = control.create_service(body.into_model()?).await?;
+    let mut spec = body.into_model()?;
+    if spec.name.is_empty() {
+        spec.name = skep_engine::container::random_name();
+    }
+    let id = control.create_service(spec).await?;
     let mut answer = json!({ "ID": id });
     if !warnings.is_empty() {
         answer["Warnings"] = json!(warnings);

@@ -94,7 +94,7 @@ fn image_path(reference: &skep_model::image::Reference) -> String {
 }
 
 /// What `docker login` stored for the image's registry, as the header wants it.
-fn credentials(image: &str) -> Option<String> {
+pub(crate) fn credentials(image: &str) -> Option<String> {
     let reference = skep_model::image::Reference::parse(image).ok()?;
     let folder = std::env::var_os("DOCKER_CONFIG")
         .map(std::path::PathBuf::from)

@@ -6,6 +6,7 @@
 
 mod managers;
 mod names;
+mod orchestrate;
 mod swarm;
 
 use crate::edit::edit;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub(crate) use swarm::fresh_token;
+pub use orchestrate::{Move, Moves, TaskReason, Why};
 pub use swarm::{JoinTokens, RotateFlags};
 
 /// Handle to the manager on this node. Cheap to clone.

@@ -107,6 +107,8 @@ impl Inner {
         data_path: &str,
     ) -> ModelResult<()> {
         let address = caller.address.ip().to_string();
+        // A node that names no address is reached where it comes from.
+        let data_path = if data_path.is_empty() { &address } else { data_path };
         edit(&self.replicator, |store, _, _| {
             Ok(((), node_ready(store, node, description.clone(), &address, data_path)?))
         })

@@ -9,7 +9,10 @@ mod engine;
 mod images;
 mod locked;
 mod network;
+mod other;
+mod stack;
 mod swarm;
+mod verbs;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -29,6 +32,8 @@ fn main() {
             images::SCENARIOS,
             network::SCENARIOS,
             swarm::SCENARIOS,
+            stack::SCENARIOS,
+            verbs::SCENARIOS,
             bad_input::SCENARIOS,
             locked::SCENARIOS,
         ];
@@ -36,11 +41,11 @@ fn main() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in locked::SKEP_SCENARIOS {
-        trials.push(trial(&Client::skep(), name, *run));
+    for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
+        trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in crash::SCENARIOS {
-        trials.push(trial(&Client::debian_docker(), name, *run));
+    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS].concat() {
+        trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
