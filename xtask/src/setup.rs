@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Package and the file that shows it is there.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("gcc", "/usr/bin/gcc"),
     ("pkg-config", "/usr/bin/pkg-config"),
     ("libseccomp-dev", "/usr/include/seccomp.h"),

@@ -6,6 +6,7 @@ use crate::backoff::Backoff;
 use crate::local_db::LocalDb;
 use crate::managers::Managers;
 use crate::report::Reporter;
+use crate::tunnel::Tunnels;
 use async_trait::async_trait;
 use skep_identity::Identity;
 use skep_model::Error;
@@ -13,7 +14,7 @@ use skep_model::id::NodeId;
 use skep_model::node::{Node, NodeDescription};
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{
-    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest,
+    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest, TunnelRequestsRequest,
 };
 use skep_proto::{LEADER_METADATA, codec};
 use std::sync::Arc;
@@ -132,6 +133,7 @@ pub(crate) struct Sessions {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) db: LocalDb,
     pub(crate) view: watch::Sender<SwarmView>,
+    pub(crate) tunnels: Arc<Tunnels>,
 }
 
 impl Sessions {
@@ -207,11 +209,13 @@ impl Sessions {
 
         let worker = self.worker.clone();
         let reporter = self.reporter.clone();
+        let opener = self.tunnels.clone();
         let work = async {
             tokio::select! {
                 ended = heartbeats(client.clone(), &session_id, period) => ended,
                 ended = assignments(client.clone(), &session_id, worker) => ended,
                 ended = reports(client.clone(), &session_id, &reporter) => ended,
+                ended = tunnels(client.clone(), &session_id, address, &opener) => ended,
             }
         };
         tokio::pin!(work);
@@ -310,6 +314,25 @@ async fn reports(
             }
             Err(status) => return Err(status.into()),
         }
+    }
+}
+
+/// Opens the tunnels that the manager asks for.
+async fn tunnels(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    address: &str,
+    opener: &Tunnels,
+) -> Result<std::convert::Infallible, Ended> {
+    let request = TunnelRequestsRequest { session_id: session_id.to_owned() };
+    let mut requests = match deadline(client.tunnel_requests(request)).await? {
+        Ok(answer) => answer.into_inner(),
+        // A manager of an older version, which will not ask.
+        Err(status) if status.code() == Code::Unimplemented => std::future::pending().await,
+        Err(status) => return Err(status.into()),
+    };
+    loop {
+        opener.open(address, requests.message().await?.ok_or(Ended::Closed)?);
     }
 }
 

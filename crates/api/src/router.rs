@@ -1,6 +1,7 @@
 //! The table of paths.
 
 use crate::backend::Backend;
+use crate::reach::Reaching;
 use crate::route::{
     build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services,
     streams, swarm, swarm_backup, system, volumes,
@@ -23,8 +24,9 @@ pub fn router(backend: Backend) -> Router {
         .method_not_allowed_fallback(page_not_found)
         // JSON bodies have a limit of their own; archives have none.
         .layer(DefaultBodyLimit::disable())
-        .with_state(backend);
-    Router::new().fallback_service(Versioned::new(inner))
+        .with_state(backend.clone());
+    let reaching = Router::new().fallback_service(Reaching::new(inner, backend));
+    Router::new().fallback_service(Versioned::new(reaching))
 }
 
 fn system_paths() -> Router<Backend> {

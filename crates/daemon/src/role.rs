@@ -390,6 +390,7 @@ impl Shared {
             description,
             data_path_address: membership.data_path_addr.clone(),
             executor: self.executor(identity.node_id()),
+            task_api: Arc::new(TunnelEnd(skep_api::TaskService::new(self.around.engine.clone()))),
         })
         .await;
         let agent = match started {
@@ -458,5 +459,15 @@ async fn retire(member: &Member) {
     match retired.unwrap_or_else(|_| Err(Error::unavailable("no answer in time"))) {
         Ok(()) => {}
         Err(error) => tracing::warn!(%error, "this manager leaves without the others' consent"),
+    }
+}
+
+/// Serves what managers ask of this node's tasks with the API's own handlers.
+struct TunnelEnd(skep_api::TaskService);
+
+#[async_trait::async_trait]
+impl skep_agent::TaskApi for TunnelEnd {
+    async fn serve(&self, connection: tokio::io::DuplexStream) {
+        self.0.serve(connection).await;
     }
 }

@@ -36,13 +36,16 @@ pub(crate) const METHODS: &[(&str, Allowed)] = &[
     ("/skep.dispatcher.v1.Dispatcher/Heartbeat", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/UpdateTaskStatus", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/Assignments", Allowed::Member),
+    ("/skep.dispatcher.v1.Dispatcher/TunnelRequests", Allowed::Member),
+    ("/skep.dispatcher.v1.Dispatcher/OpenTunnel", Allowed::Member),
+    ("/skep.dispatcher.v1.Dispatcher/ReachNode", Allowed::Manager),
     ("/skep.raft.v1.Raft/AppendEntries", Allowed::Manager),
     ("/skep.raft.v1.Raft/Vote", Allowed::Manager),
     ("/skep.raft.v1.Raft/PreVote", Allowed::Manager),
     ("/skep.raft.v1.Raft/TransferLeader", Allowed::Manager),
     ("/skep.raft.v1.Raft/InstallSnapshot", Allowed::Manager),
     ("/skep.raft.v1.Raft/Join", Allowed::PresentManager),
-    ("/skep.raft.v1.Raft/Leave", Allowed::Manager),
+    ("/skep.raft.v1.Raft/Leave", Allowed::PresentManager),
     ("/skep.raft.v1.Raft/Propose", Allowed::PresentManager),
 ];
 

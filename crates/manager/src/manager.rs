@@ -4,7 +4,7 @@
 use crate::ca::{CaService, certificate_facts};
 use crate::config::{ManagerConfig, SwarmInit};
 use crate::control::{Control, fresh_token};
-use crate::dispatch;
+use crate::dispatch::{self, Tunnels};
 use crate::door::Refusals;
 use crate::edit::edit;
 use crate::ids::RandomIds;
@@ -38,6 +38,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Manager {
     pub(crate) replicator: Replicator,
     identity: Identity,
+    tunnels: Tunnels,
     address: SocketAddr,
     advertise_addr: String,
     stop: CancellationToken,
@@ -186,7 +187,9 @@ impl Manager {
         advertise_addr: String,
     ) -> Self {
         let stop = CancellationToken::new();
-        let (dispatcher, dispatcher_loop) = dispatch::new(replicator.clone(), advertise_addr.clone(), stop.clone());
+        let tunnels = Tunnels::new(replicator.clone(), identity.clone(), stop.clone());
+        let (dispatcher, dispatcher_loop) =
+            dispatch::new(replicator.clone(), tunnels.clone(), advertise_addr.clone(), stop.clone());
         let refusals = Arc::new(Refusals::default());
         let services = Services {
             dispatcher,
@@ -216,7 +219,7 @@ impl Manager {
         let raft_failed = async move { raft.failed().await };
         let supervisor = tokio::spawn(supervise(loops, raft_failed, stop.clone(), failed));
         tracing::info!(node = %identity.node_id(), %address, "manager started");
-        Self { replicator, identity, address, advertise_addr, stop, failure, locks, supervisor }
+        Self { replicator, identity, address, advertise_addr, stop, failure, locks, tunnels, supervisor }
     }
 
     /// Writes what lies in the files of a manager that does not run as JSON lines, without
@@ -231,16 +234,16 @@ impl Manager {
     /// What the API asks.
     pub fn control(&self) -> Control {
         let own = Member { node_id: self.identity.node_id(), address: self.advertise_addr.clone() };
-        Control::new(self.replicator.clone(), own, self.locks.clone())
+        Control::new(self.replicator.clone(), own, self.locks.clone(), self.tunnels.clone())
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     #[cfg(test)]
     pub(crate) fn replicator(&self) -> &Replicator {
         &self.replicator
-    }
-
-    pub fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// Where it listens.

@@ -80,22 +80,6 @@ impl Cli {
         success(&child.wait_with_output()?).with_context(|| args.join(" "))
     }
 
-    /// Runs a verb on a terminal of 33 rows and 101 columns and gives all that appeared.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn on_terminal(&self, args: &[&str]) -> Result<String> {
-        let quoted: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
-        let line = format!("stty rows 33 cols 101; exec {} {}", self.client.program.display(), quoted.join(" "));
-        let command = self.command(&[]);
-        let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
-        for (key, value) in command.get_envs() {
-            script.env(key, value.unwrap_or_default());
-        }
-        success(&script.output()?).with_context(|| args.join(" "))
-    }
-
     /// `inspect` of anything, as JSON.
     ///
     /// # Errors

@@ -7,8 +7,10 @@
 mod managers;
 mod names;
 mod orchestrate;
+mod reach;
 mod swarm;
 
+use crate::dispatch::Tunnels;
 use crate::edit::edit;
 use crate::lock::Settled;
 use crate::raft::{Member, Replicator};
@@ -27,8 +29,8 @@ use skep_model::{Result, Timestamp};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-pub(crate) use swarm::fresh_token;
 pub use orchestrate::{Move, Moves, TaskReason, Why};
+pub(crate) use swarm::fresh_token;
 pub use swarm::{JoinTokens, RotateFlags};
 
 /// Handle to the manager on this node. Cheap to clone.
@@ -39,11 +41,12 @@ pub struct Control {
     /// How this manager is reached.
     own: Member,
     locks: watch::Receiver<Settled>,
+    tunnels: Tunnels,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>) -> Self {
-        Self { replicator, node_id: own.node_id.clone(), own, locks }
+    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>, tunnels: Tunnels) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, locks, tunnels }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.

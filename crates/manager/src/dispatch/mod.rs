@@ -6,6 +6,7 @@ mod heartbeat;
 mod session;
 mod sessions;
 mod status;
+mod tunnels;
 
 use crate::access::Caller;
 use crate::edit::{edit, status_of};
@@ -20,7 +21,7 @@ use skep_proto::LEADER_METADATA;
 use skep_proto::codec::decode;
 use skep_proto::dispatcher::{
     AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, SessionMessage, SessionRequest,
-    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+    TunnelPiece, TunnelRequest, TunnelRequestsRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
 use status::Report;
 use std::sync::Arc;
@@ -30,7 +31,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use tunnels::Tunnels;
 
 /// Messages of a stream that wait for a slow agent; more are merged, not queued.
 const STREAM_QUEUE_MAX: usize = 2;
@@ -48,6 +51,7 @@ pub(crate) struct Dispatcher {
 struct Inner {
     replicator: Replicator,
     sessions: Sessions,
+    tunnels: Tunnels,
     reports: mpsc::Sender<Report>,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -64,6 +68,7 @@ pub(crate) struct DispatcherLoop {
 /// Makes the service and its loop.
 pub(crate) fn new(
     replicator: Replicator,
+    tunnels: Tunnels,
     own_address: String,
     stop: CancellationToken,
 ) -> (Dispatcher, DispatcherLoop) {
@@ -71,6 +76,7 @@ pub(crate) fn new(
     let inner = Arc::new(Inner {
         replicator,
         sessions: Sessions::default(),
+        tunnels,
         reports: sender,
         streams: TaskTracker::new(),
         stop,
@@ -117,11 +123,14 @@ impl Inner {
 
     /// The agent closed its session's stream: it went away, or the connection did.
     async fn session_closed(&self, node: &NodeId, session_id: &str) {
-        if self.stop.is_cancelled() || !self.sessions.is_current(node, session_id) || !self.replicator.is_leader() {
+        if self.stop.is_cancelled() || !self.replicator.is_leader() {
             return;
         }
         let decide = |store: &skep_cluster::Store, _, _: &mut dyn skep_cluster::ids::IdSource| {
-            Ok(((), node_state(store, node, NodeState::Disconnected, "")?))
+            // It may be back already; what that writes is newer, also when this is decided again.
+            let is_gone = self.sessions.is_current(node, session_id) && store.node(node.as_str()).is_some();
+            let writes = if is_gone { node_state(store, node, NodeState::Disconnected, "")? } else { Vec::new() };
+            Ok(((), writes))
         };
         if let Err(error) = edit(&self.replicator, decide).await {
             tracing::warn!(%node, %error, "cannot record that a node disconnected");
@@ -149,6 +158,9 @@ impl Inner {
 impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
     type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
     type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+    type TunnelRequestsStream = ReceiverStream<Result<TunnelRequest, Status>>;
+    type OpenTunnelStream = ReceiverStream<Result<TunnelPiece, Status>>;
+    type ReachNodeStream = ReceiverStream<Result<TunnelPiece, Status>>;
 
     async fn session(&self, request: Request<SessionRequest>) -> Result<Response<Self::SessionStream>, Status> {
         let inner = &self.inner;
@@ -213,6 +225,42 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
         let inner = self.inner.clone();
         self.inner.streams.spawn(async move { assignments::stream(&inner, &node, &session, sender).await });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn tunnel_requests(
+        &self,
+        request: Request<TunnelRequestsRequest>,
+    ) -> Result<Response<Self::TunnelRequestsStream>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let session = self.inner.sessions.get(&node, &request.into_inner().session_id)?;
+        let (sender, receiver) = mpsc::channel(tunnels::REQUESTS_QUEUED_MAX);
+        self.inner.tunnels.listen(&node, sender.clone());
+        let inner = self.inner.clone();
+        self.inner.streams.spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = session::ended(&inner, &session) => {}
+            }
+            inner.tunnels.unlisten(&node, &sender);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn open_tunnel(
+        &self,
+        request: Request<Streaming<TunnelPiece>>,
+    ) -> Result<Response<Self::OpenTunnelStream>, Status> {
+        let (node, _) = caller_of(&request)?;
+        self.inner.tunnels.opened(&node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reach_node(
+        &self,
+        request: Request<Streaming<TunnelPiece>>,
+    ) -> Result<Response<Self::ReachNodeStream>, Status> {
+        self.inner.check_leader()?;
+        self.inner.tunnels.serve_follower(request.into_inner()).await.map(Response::new)
     }
 }
 

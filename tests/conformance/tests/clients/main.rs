@@ -9,9 +9,11 @@ mod engine;
 mod images;
 mod locked;
 mod network;
+mod orchestration;
 mod other;
 mod stack;
 mod swarm;
+mod tasks;
 mod verbs;
 
 use anyhow::Result;
@@ -32,6 +34,8 @@ fn main() {
             images::SCENARIOS,
             network::SCENARIOS,
             swarm::SCENARIOS,
+            orchestration::SCENARIOS,
+            tasks::SCENARIOS,
             stack::SCENARIOS,
             verbs::SCENARIOS,
             bad_input::SCENARIOS,
@@ -44,7 +48,7 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS].concat() {
+    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat() {
         trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();

@@ -49,7 +49,9 @@ async fn check_external(client: &Client, stack: &Stack) -> Outcome {
             Ok(found) => text(&found["Scope"]),
             Err(Failure::Api(error)) if error.status == 404 => {
                 let text = "You need to create a swarm-scoped network before the stack can be deployed";
-                return Err(anyhow!("network \"{network}\" is declared as external, but could not be found. {text}").into());
+                return Err(
+                    anyhow!("network \"{network}\" is declared as external, but could not be found. {text}").into()
+                );
             }
             Err(failure) => return Err(failure),
         };
