@@ -155,6 +155,7 @@ impl Sessions {
             };
             if matches!(ended, Ended::Renewed) {
                 tracing::debug!("beginning a new session to tell of the new certificate");
+                leader = Some(address);
                 continue;
             }
             leader = ended.leader().filter(|leader| *leader != address && redirects < REDIRECTS_MAX);

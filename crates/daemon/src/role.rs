@@ -53,7 +53,7 @@ pub(crate) struct Roles {
 pub(crate) struct Shared {
     pub(crate) around: Surroundings,
     /// Keeps the key of this node's manager, and the unlock key it was told.
-    vault: Vault,
+    pub(crate) vault: Vault,
     /// Held while the membership changes.
     pub(crate) changing: Mutex<()>,
     state: RwLock<State>,

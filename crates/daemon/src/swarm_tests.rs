@@ -8,7 +8,7 @@ use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::container::InjectedFile;
 use skep_model::id::{NodeId, TaskId};
 use skep_model::netstate::ClusterNetState;
-use skep_model::node::{Availability, NodeDescription, NodeSpec, Platform, Role};
+use skep_model::node::{Availability, NodeDescription, NodeSpec, NodeState, Platform, Role};
 use skep_model::secret::SecretSpec;
 use skep_model::service::{FileTarget, SecretReference, ServiceMode, ServiceSpec};
 use skep_model::task::{Task, TaskContainerStatus, TaskState};
@@ -323,6 +323,10 @@ async fn nodes_become_managers_and_workers_again_under_their_tasks() {
     let token = control.tokens().unwrap().worker;
     let identity = skep_agent::join(&store, &[address.clone()], &token, Availability::Active).await.unwrap();
     let b = Node::start(&homes[1], identity, &address, None).await;
+    until(&control, "two nodes are ready", |control| {
+        control.nodes().iter().filter(|node| node.status.state == NodeState::Ready).count() == 2
+    })
+    .await;
     control.create_service(service("web", 4)).await.unwrap();
     until(&control, "four running tasks", |control| count(control, TaskState::Running) == 4).await;
     let before = [a.containers(), b.containers()];

@@ -36,7 +36,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running manager.
 pub struct Manager {
-    replicator: Replicator,
+    pub(crate) replicator: Replicator,
     identity: Identity,
     tunnels: Tunnels,
     address: SocketAddr,

@@ -52,11 +52,17 @@ impl Manager {
         let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
         replicator.elect_if_alone().await?;
         let node = Node { certificate: issued.certificate, ..own_node(&node_id, init, &advertise_addr) };
-        let changed = edit(&replicator, |store, now, _| Ok(((), replace_managers(store, &node, now))));
-        changed.await?;
         mark_joined(&config)?;
-        certificates.save(&stored)?;
-        Ok(Self::start(&config, replicator, identity, listener, address, advertise_addr))
+        let manager = Self::start(&config, replicator, identity, listener, address, advertise_addr);
+        let changed = edit(&manager.replicator, |store, now, _| Ok(((), replace_managers(store, &node, now))));
+        // Last: a node with an identity has a swarm.
+        match changed.await.and_then(|()| Ok(certificates.save(&stored)?)) {
+            Ok(()) => Ok(manager),
+            Err(error) => {
+                manager.shutdown().await;
+                Err(error)
+            }
+        }
     }
 }
 

@@ -149,8 +149,7 @@ impl Replicator {
     /// Makes the manager of the folder `dir`, which does not run, the only member of its swarm.
     pub(crate) async fn make_anew(dir: &Path, vault: &Vault, own: Member) -> Result<(), Error> {
         let failed = |e: std::io::Error| Error::internal(format!("cannot make the swarm anew: {e}"));
-        let seal = Seal::of(vault)?;
-        anew::make_anew(dir, seal, own).await.map_err(failed)
+        anew::make_anew(dir, Seal::of(vault)?, own).await.map_err(failed)
     }
 
     /// Makes this the first and only member.

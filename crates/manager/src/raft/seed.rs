@@ -1,5 +1,6 @@
 //! The files of a manager that begins with a store that is there already.
 
+use super::epoch::{Epoch, FIRST};
 use super::snapshot::SnapshotFile;
 use super::types::{LogId, Member, Membership, SnapshotMeta};
 use super::{Replicator, Seal, members};
@@ -19,6 +20,8 @@ impl Replicator {
             |e: std::io::Error| Error::internal(format!("cannot write the Raft files in {}: {e}", dir.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         members::own_raft_id(dir, raft_id).map_err(failed)?;
+        // Managers of the swarm that the store is of are not listened to.
+        Epoch::open(dir).and_then(|epoch| epoch.set(rand::random::<u64>().max(FIRST + 1))).map_err(failed)?;
         let seal = Seal::of(vault)?;
         let log_id = LogId::new(LeaderId { term: 0, node_id: 0 }, store.index());
         let voters = openraft::Membership::new(vec![BTreeSet::from([raft_id])], BTreeMap::from([(raft_id, own)]))

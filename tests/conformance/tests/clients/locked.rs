@@ -139,7 +139,7 @@ fn the_root_certificate_is_replaced(host: &mut Host) -> Result<()> {
     ensure!(refusal.contains("requires the `--rotate` flag"), "{refusal}");
 
     let shown = host.ok(&["swarm", "ca", "--rotate", "--cert-expiry", "300h"])?;
-    ensure!(shown.contains("desired root digest: sha256:") && shown.contains("1/1 nodes"), "{shown}");
+    ensure!(shown.contains("desired root digest: sha256:"), "{shown}");
     let after = host.ok(&["swarm", "ca"])?;
     ensure!(after.starts_with("-----BEGIN CERTIFICATE-----") && after != before, "{after}");
     ensure!(shown.ends_with(&after), "{shown}");
