@@ -1,8 +1,8 @@
 //! Chapter 8 of the course, command by command, typed on the machines as the course does.
 //! Docker Hub is a registry on the outside machine that the daemons use as their mirror.
 
-use crate::{Scenario, say};
 use crate::swarm::{nodes_become, settled};
+use crate::{Scenario, say};
 use anyhow::{Context, Result, bail, ensure};
 use skep_conformance::client::{environment, success};
 use skep_conformance::{Lab, Node, Options, wait};

@@ -133,7 +133,8 @@ fn under_load(lab: &Lab, order: &str, change: &[&str], end: &str) -> Result<()> 
     let node = lab.node(1);
     let what = format!("{order} {}", change.join(" "));
     let load = Load::start(lab, &node.address(), 8080)?;
-    let head = ["service", "update", "--detach", "--no-resolve-image", "--update-order", order, "--rollback-order", order];
+    let head =
+        ["service", "update", "--detach", "--no-resolve-image", "--update-order", order, "--rollback-order", order];
     node.ok(&[head.as_slice(), change, &["web"]].concat())?;
     let state = updated(node)?;
     ensure!(state == end, "{what}: {state}");
