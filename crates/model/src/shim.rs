@@ -117,6 +117,15 @@ pub struct OverlayMount {
     pub work: PathBuf,
 }
 
+/// Whether overlayfs of this kernel release (as `uname -r` says it) takes layers one by
+/// one, with `lowerdir+`. Asking the kernel itself would leave a complaint in its log each
+/// time.
+#[must_use]
+pub fn takes_layers_one_by_one(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
+}
+
 /// What the shim says while starting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -186,4 +195,20 @@ pub enum ShimReply {
     Ok,
     Exited(ExitRecord),
     Error { message: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_go_one_by_one_from_6_5_on() {
+        let check = |release: &str, expect: bool| assert_eq!(takes_layers_one_by_one(release), expect, "{release}");
+        check("6.1.0-56-cloud-amd64", false);
+        check("6.5.0-rc1", true);
+        check("6.18.3", true);
+        check("7.0", true);
+        check("5.15", false);
+        check("", false);
+    }
 }

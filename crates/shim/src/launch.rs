@@ -58,6 +58,12 @@ pub(crate) fn create(config: &ShimConfig, run_dir: &Path, spec: &Spec) -> Result
 }
 
 impl Created {
+    /// Ends the process before it runs anything of the container's.
+    pub(crate) fn abandon(self) {
+        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.pid, None);
+    }
+
     /// Lets the process run, and returns once it was executed.
     pub(crate) fn start(mut self) -> Result<(Pid, ShimEnds), LaunchError> {
         self.notify.notify_container_start().map_err(LaunchError::runtime)?;

@@ -12,6 +12,7 @@
 mod cgroup;
 mod clients;
 mod confine;
+mod devices;
 mod error;
 mod exec;
 mod files;

@@ -6,7 +6,7 @@ use crate::files::{now, read_json, write_json};
 use crate::log::LogFile;
 use crate::serve::Server;
 use crate::stdio::ShimEnds;
-use crate::{exec, launch, rootfs, sys, workdir};
+use crate::{devices, exec, launch, rootfs, sys, workdir};
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -127,7 +127,14 @@ fn start(config: &ShimConfig, run_dir: &Path, work: &Work) -> Result<(Pid, ShimE
             if config.rootfs.is_some() {
                 workdir::ensure(&run_dir.join("rootfs"), spec)?;
             }
-            launch::create(config, run_dir, spec)?.start()
+            let created = launch::create(config, run_dir, spec)?;
+            if let Some(group) = groups_of(spec).unified()
+                && let Err(error) = devices::restrict(group, spec)
+            {
+                created.abandon();
+                return Err(LaunchError::runtime(format!("restrict devices: {error}")));
+            }
+            created.start()
         }
         Work::Exec { container_root, process } => {
             exec::start(config, container_root, process).map_err(|failure| LaunchError {

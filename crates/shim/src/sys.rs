@@ -199,3 +199,62 @@ pub(crate) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // borrowed for as long as the result is used.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
+
+/// Loads a BPF program (in the kernel's encoding) that decides about devices, and
+/// attaches it to a control group; it lives as long as the group.
+pub(crate) fn attach_device_program(group: &std::fs::File, instructions: &[u8]) -> std::io::Result<()> {
+    const LOAD: libc::c_long = 5;
+    const ATTACH: libc::c_long = 8;
+    const TYPE_CGROUP_DEVICE: u32 = 15;
+    const ATTACH_CGROUP_DEVICE: u32 = 6;
+    /// Beside programs of groups above.
+    const ALLOW_MULTI: u32 = 2;
+    const INSTRUCTION_BYTES: usize = 8;
+
+    #[repr(C)]
+    #[derive(Default)]
+    struct Load {
+        program_type: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u32; 4],
+        rest: [u64; 6],
+    }
+
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+    }
+
+    let license = c"Apache-2.0";
+    let load = Load {
+        program_type: TYPE_CGROUP_DEVICE,
+        instruction_count: u32::try_from(instructions.len() / INSTRUCTION_BYTES).unwrap_or(u32::MAX),
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        ..Load::default()
+    };
+    // SAFETY: the structure has the kernel's layout with zeros at its end, its size is
+    // passed with it, and what it points to lives to the end of the call.
+    let program = unsafe { libc::syscall(libc::SYS_bpf, LOAD, &load, size_of::<Load>()) };
+    let Ok(program) = RawFd::try_from(program).map_err(drop).and_then(|fd| if fd < 0 { Err(()) } else { Ok(fd) })
+    else {
+        return Err(std::io::Error::last_os_error());
+    };
+    // SAFETY: the descriptor is new and owned by no one else.
+    let program = unsafe { OwnedFd::from_raw_fd(program) };
+    let number = |fd: RawFd| u32::try_from(fd).unwrap_or(u32::MAX);
+    let attach = Attach {
+        target: number(group.as_raw_fd()),
+        program: number(program.as_raw_fd()),
+        kind: ATTACH_CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: as above; both descriptors are open.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, ATTACH, &attach, size_of::<Attach>()) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}

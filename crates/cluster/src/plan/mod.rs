@@ -7,7 +7,9 @@ mod constraint;
 mod draft;
 mod enforce;
 mod global;
+mod job;
 mod reap;
+mod rebalance;
 mod replicated;
 mod restart;
 mod roles;
@@ -15,9 +17,12 @@ mod schedule;
 mod scope;
 mod slots;
 mod update;
+mod why;
 
 pub(crate) use allocate::{VNI_MIN, first_host, is_overlay, overlaps};
 pub(crate) use constraint::parse as parse_constraints;
+pub use rebalance::{Move, Rebalance, rebalance};
+pub use why::{TaskReason, Why, why};
 
 use crate::command::{Key, Write};
 use crate::ids::IdSource;
@@ -96,18 +101,23 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
 }
 
 fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>) {
+    enforce::service(draft, service);
+    if let ServiceMode::Replicated { replicas } = service.spec.mode
+        && !update::is_under_way(service)
+        && slots::is_calm(&draft.store, service, replicas)
+    {
+        return;
+    }
     restart::run(draft, service);
     let Some(service) = draft.store.service(service.id.as_str()).cloned() else { return };
     match service.spec.mode {
         ServiceMode::Replicated { replicas } => replicated::run(draft, &service, replicas),
         ServiceMode::Global => global::run(draft, &service),
-        // Refused when they are created; a later version's may be read here.
-        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => {
-            draft.waiting(|| format!("service {}: jobs are not supported yet", service.spec.name));
-            return;
-        }
+        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => job::run(draft, &service),
     }
-    update::run(draft, &service);
+    if !service.spec.mode.is_job() {
+        update::run(draft, &service);
+    }
     let after = draft.store.service(service.id.as_str());
     if after.is_some_and(|after| after.spec != service.spec) {
         // Only the store knows the new spec's version: the next plan goes on.
@@ -117,5 +127,11 @@ fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>)
     restart::release(draft, &service);
 }
 
+#[cfg(test)]
+mod job_tests;
+#[cfg(test)]
+mod rebalance_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ mod heartbeat;
 mod session;
 mod sessions;
 mod status;
+mod tunnels;
 
 use crate::access::Caller;
 use crate::edit::{edit, status_of};
@@ -20,7 +21,7 @@ use skep_proto::LEADER_METADATA;
 use skep_proto::codec::decode;
 use skep_proto::dispatcher::{
     AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, SessionMessage, SessionRequest,
-    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+    TunnelPiece, TunnelRequest, TunnelRequestsRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
 use status::Report;
 use std::sync::Arc;
@@ -30,7 +31,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use tunnels::Tunnels;
 
 /// Messages of a stream that wait for a slow agent; more are merged, not queued.
 const STREAM_QUEUE_MAX: usize = 2;
@@ -48,6 +51,7 @@ pub(crate) struct Dispatcher {
 struct Inner {
     replicator: Replicator,
     sessions: Sessions,
+    tunnels: Tunnels,
     reports: mpsc::Sender<Report>,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -64,6 +68,7 @@ pub(crate) struct DispatcherLoop {
 /// Makes the service and its loop.
 pub(crate) fn new(
     replicator: Replicator,
+    tunnels: Tunnels,
     own_address: String,
     stop: CancellationToken,
 ) -> (Dispatcher, DispatcherLoop) {
@@ -71,6 +76,7 @@ pub(crate) fn new(
     let inner = Arc::new(Inner {
         replicator,
         sessions: Sessions::default(),
+        tunnels,
         reports: sender,
         streams: TaskTracker::new(),
         stop,
@@ -115,6 +121,8 @@ impl Inner {
         data_path: &str,
     ) -> ModelResult<()> {
         let address = caller.address.ip().to_string();
+        // A node that names no address is reached where it comes from.
+        let data_path = if data_path.is_empty() { &address } else { data_path };
         edit(&self.replicator, |store, _, _| {
             Ok(((), node_ready(store, node, description.clone(), &address, data_path)?))
         })
@@ -158,6 +166,9 @@ impl Inner {
 impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
     type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
     type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+    type TunnelRequestsStream = ReceiverStream<Result<TunnelRequest, Status>>;
+    type OpenTunnelStream = ReceiverStream<Result<TunnelPiece, Status>>;
+    type ReachNodeStream = ReceiverStream<Result<TunnelPiece, Status>>;
 
     async fn session(&self, request: Request<SessionRequest>) -> Result<Response<Self::SessionStream>, Status> {
         let inner = &self.inner;
@@ -222,6 +233,42 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
         let inner = self.inner.clone();
         self.inner.streams.spawn(async move { assignments::stream(&inner, &node, &session, sender).await });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn tunnel_requests(
+        &self,
+        request: Request<TunnelRequestsRequest>,
+    ) -> Result<Response<Self::TunnelRequestsStream>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let session = self.inner.sessions.get(&node, &request.into_inner().session_id)?;
+        let (sender, receiver) = mpsc::channel(tunnels::REQUESTS_QUEUED_MAX);
+        self.inner.tunnels.listen(&node, sender.clone());
+        let inner = self.inner.clone();
+        self.inner.streams.spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = session::ended(&inner, &session) => {}
+            }
+            inner.tunnels.unlisten(&node, &sender);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn open_tunnel(
+        &self,
+        request: Request<Streaming<TunnelPiece>>,
+    ) -> Result<Response<Self::OpenTunnelStream>, Status> {
+        let (node, _) = caller_of(&request)?;
+        self.inner.tunnels.opened(&node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reach_node(
+        &self,
+        request: Request<Streaming<TunnelPiece>>,
+    ) -> Result<Response<Self::ReachNodeStream>, Status> {
+        self.inner.check_leader()?;
+        self.inner.tunnels.serve_follower(request.into_inner()).await.map(Response::new)
     }
 }
 
