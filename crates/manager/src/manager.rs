@@ -203,16 +203,19 @@ impl Manager {
         let mut loops = JoinSet::new();
         let certificates = config.certificates();
         loops.spawn(lock::run(replicator.clone(), config.vault.clone(), certificates.clone(), settled, stop.clone()));
-        loops.spawn(own_certificate::run(replicator.clone(), ca, identity.clone(), certificates, stop.clone()));
-        loops.spawn(rotation::run(replicator.clone(), stop.clone()));
-        loops.spawn(leader::run(replicator.clone(), stop.clone()));
-        loops.spawn(dispatcher_loop.run());
+        loops.spawn(until(
+            stop.clone(),
+            own_certificate::run(replicator.clone(), ca, identity.clone(), certificates, stop.clone()),
+        ));
+        loops.spawn(until(stop.clone(), rotation::run(replicator.clone(), stop.clone())));
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
-        loops.spawn(managers::run(replicator.clone(), own, stop.clone()));
+        loops.spawn(dispatcher_loop.run());
+        loops.spawn(until(stop.clone(), leader::run(replicator.clone(), stop.clone())));
+        loops.spawn(until(stop.clone(), managers::run(replicator.clone(), own, stop.clone())));
         let (tended, tend_stop) = (replicator.clone(), stop.clone());
-        loops.spawn(async move { tended.tend_leadership(&tend_stop).await });
+        loops.spawn(until(stop.clone(), async move { tended.tend_leadership(&tend_stop).await }));
         let (tended, tend_stop) = (replicator.clone(), stop.clone());
-        loops.spawn(async move { tended.tend_log(&tend_stop).await });
+        loops.spawn(until(stop.clone(), async move { tended.tend_log(&tend_stop).await }));
         loops.spawn(server::run(listener, identity.clone(), services, stop.clone()));
         let (failed, failure) = watch::channel(None);
         let raft = replicator.clone();
@@ -282,6 +285,14 @@ impl Manager {
             tracing::warn!("parts of the manager did not stop in time");
         }
         self.replicator.shutdown().await;
+    }
+}
+
+/// Ends a loop at `stop` wherever it is: what it waits for may be a write that nobody commits.
+async fn until(stop: CancellationToken, work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        ended = work => ended,
+        () = stop.cancelled() => Ok(()),
     }
 }
 

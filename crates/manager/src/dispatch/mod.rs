@@ -96,10 +96,18 @@ impl DispatcherLoop {
     /// Runs until the manager stops; an error means that it must.
     pub(crate) async fn run(self) -> Result<(), Error> {
         let inner = &self.inner;
-        tokio::try_join!(
-            heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
-            status::run(&inner.replicator, self.reports, &inner.stop),
-        )?;
+        let work = async {
+            tokio::try_join!(
+                heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
+                status::run(&inner.replicator, self.reports, &inner.stop),
+            )
+        };
+        tokio::select! {
+            ended = work => ended.map(drop)?,
+            // Wherever they are: a write may wait for a majority that does not come.
+            () = inner.stop.cancelled() => {}
+        }
+        inner.sessions.clear();
         inner.streams.close();
         inner.streams.wait().await;
         Ok(())
