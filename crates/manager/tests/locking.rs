@@ -108,7 +108,7 @@ async fn every_manager_is_locked_with_the_swarms_key() {
     }
     let first = open(first_dir, addresses[0], Some(&second_key)).await.unwrap();
     let second = open(second_dir, addresses[1], Some(&second_key)).await.unwrap();
-    wait_for(&first.control(), "there is a leader again", |control| control.leader().is_some()).await;
+    until("there is a leader again", || first.control().leader().is_some()).await;
 
     update(&first, false, false).await;
     assert!(!is_locked(first_dir));
