@@ -26,12 +26,12 @@ async fn until(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
-/// Whether the files of a manager can be read without an unlock key.
-fn is_locked(dir: &Path) -> bool {
-    let locked = ManagerConfig::vault_of(dir).needs_unlocking().unwrap();
-    let key_file = fs::read_to_string(dir.join("certificates/swarm-node.key")).unwrap();
-    assert_eq!(locked, key_file.contains("SEALED"), "data key and private key are locked together");
-    locked
+/// Whether data key and private key of a manager cannot be read without an unlock key. They
+/// follow a change of the lock one after the other.
+fn locks(dir: &Path) -> [bool; 2] {
+    let data_key = ManagerConfig::vault_of(dir).needs_unlocking().unwrap();
+    let private_key = fs::read_to_string(dir.join("certificates/swarm-node.key")).unwrap();
+    [data_key, private_key.contains("SEALED")]
 }
 
 /// Opens a manager as a new process would: knowing nothing but what the user types.
@@ -84,11 +84,11 @@ async fn every_manager_is_locked_with_the_swarms_key() {
     let mut init = SwarmInit::default();
     init.spec.auto_lock_managers = true;
     let first = Manager::bootstrap(config(first_dir), init).await.unwrap();
-    assert!(is_locked(first_dir), "locked from the start");
+    assert_eq!(locks(first_dir), [true; 2], "locked from the start");
     assert!(first.control().cluster().unwrap().unlock_key.0.is_empty(), "the key is told to those who ask for it only");
     let first_key = key_of(&first);
     let second = join_manager(second_dir, &first).await;
-    until("the second manager is locked too", || is_locked(second_dir)).await;
+    until("the second manager is locked too", || locks(second_dir) == [true; 2]).await;
 
     // A new key: every manager follows.
     update(&first, true, true).await;
@@ -108,11 +108,11 @@ async fn every_manager_is_locked_with_the_swarms_key() {
     }
     let first = open(first_dir, addresses[0], Some(&second_key)).await.unwrap();
     let second = open(second_dir, addresses[1], Some(&second_key)).await.unwrap();
-    wait_for(&first.control(), "there is a leader again", |control| control.leader().is_some()).await;
+    until("there is a leader again", || first.control().leader().is_some()).await;
 
     update(&first, false, false).await;
-    assert!(!is_locked(first_dir));
-    until("the second manager is unlocked", || !is_locked(second_dir)).await;
+    assert_eq!(locks(first_dir), [false; 2]);
+    until("the second manager is unlocked", || locks(second_dir) == [false; 2]).await;
     assert_eq!(first.control().unlock_key().unwrap(), None);
     second.shutdown().await;
     first.shutdown().await;
