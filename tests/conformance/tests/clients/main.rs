@@ -25,8 +25,15 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
     for client in Client::all() {
-        let every_client =
-            [engine::SCENARIOS, images::SCENARIOS, network::SCENARIOS, swarm::SCENARIOS, stack::SCENARIOS, verbs::SCENARIOS, bad_input::SCENARIOS];
+        let every_client = [
+            engine::SCENARIOS,
+            images::SCENARIOS,
+            network::SCENARIOS,
+            swarm::SCENARIOS,
+            stack::SCENARIOS,
+            verbs::SCENARIOS,
+            bad_input::SCENARIOS,
+        ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }

@@ -29,7 +29,8 @@ pub(super) async fn wait(client: &Client, service: &Service, all: &[Service], qu
             let stored = client.get(&format!("/services/{}", needed.name)).await?;
             let given = [format!("service={}", text(&stored["ID"])), "_up-to-date=true".to_owned()];
             let tasks = client.get(&format!("/tasks{}", query(&[("filters", &filters(&given)?)]))).await?;
-            let nodes = if stored["Spec"]["Mode"]["Global"].is_object() { client.get("/nodes").await? } else { Value::Null };
+            let nodes =
+                if stored["Spec"]["Mode"]["Global"].is_object() { client.get("/nodes").await? } else { Value::Null };
             let state = progress(&stored, &tasks, active(&nodes), dependency.condition);
             if state.reached {
                 break;
@@ -75,10 +76,13 @@ fn progress(service: &Value, tasks: &Value, active_nodes: usize, condition: Cond
     // Of each slot the task that is farthest, which is what counts.
     let mut slots: BTreeMap<String, (bool, &Value)> = BTreeMap::new();
     for task in tasks.as_array().into_iter().flatten() {
-        let slot = format!("{}/{}", task["Slot"], if task["Slot"].is_null() { text(&task["NodeID"]) } else { String::new() });
+        let slot =
+            format!("{}/{}", task["Slot"], if task["Slot"].is_null() { text(&task["NodeID"]) } else { String::new() });
         let good = match condition {
             Condition::Completed => state(task) == "complete",
-            _ => (state(task) == "running" && task["DesiredState"] == "running") || (is_job && state(task) == "complete"),
+            _ => {
+                (state(task) == "running" && task["DesiredState"] == "running") || (is_job && state(task) == "complete")
+            }
         };
         let newest = |old: &Value| text(&task["CreatedAt"]) > text(&old["CreatedAt"]);
         match slots.get(&slot) {
