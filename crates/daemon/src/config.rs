@@ -3,6 +3,7 @@
 use crate::options::{self, OPTIONS, Support, Values};
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
+use skep_netd::BalancerChoice;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) dns_search: Vec<String>,
     pub(crate) dns_options: Vec<String>,
     pub(crate) cgroup_parent: String,
+    pub(crate) balancer: BalancerChoice,
     pub(crate) shutdown_timeout: Duration,
     /// Only check the configuration.
     pub(crate) validate: bool,
@@ -149,6 +151,7 @@ fn build(values: Values) -> Result<Config> {
         dns_search: list("dns-search"),
         dns_options: list("dns-opt"),
         cgroup_parent: text("cgroup-parent").unwrap_or(CGROUP_PARENT).to_owned(),
+        balancer: text("balancer").map_or(Ok(BalancerChoice::Auto), str::parse)?,
         shutdown_timeout: text("shutdown-timeout").map_or(Ok(SHUTDOWN_TIMEOUT), parse_seconds)?,
         validate: flag("validate"),
         warnings,

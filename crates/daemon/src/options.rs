@@ -90,6 +90,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("dns-opt", Shape::List, "Resolver option of containers").keyed("dns-opts"),
     full("dns-search", Shape::List, "Search domain of containers"),
     full("cgroup-parent", Shape::Text, "cgroup of all containers (default /skep)"),
+    full("balancer", Shape::Text, "Load balancer of services: auto, ipvs or nftables (default auto)"),
     full("live-restore", Shape::Flag, "Keep containers running while the daemon is away (always on)"),
     full("shutdown-timeout", Shape::Text, "Seconds each part of the daemon may take to end (default 15)"),
     full("validate", Shape::Flag, "Check the configuration and exit"),

@@ -4,17 +4,16 @@
 
 mod common;
 
+use common::swarm::{container, gateway_bridge, legs, overlay, overlay_id, spread};
 use common::{HOST, Lab, Namespace, OUTSIDE, ask_udp, attach, bridge_network, endpoint, port};
 use skep_model::ErrorKind;
-use skep_model::id::{ContainerId, EndpointId, NetworkId, ServiceId, TaskId};
-use skep_model::netstate::{
-    Backend, ClusterNetState, DesiredEndpoint, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend,
-    NetworkKind, Subnet,
-};
-use skep_model::network::{Protocol, mac_of};
+use skep_model::id::{ServiceId, TaskId};
+use skep_model::netstate::{Backend, ClusterNetState, DesiredIngress, DesiredService, IngressBackend};
+use skep_model::network::Protocol;
+use skep_netd::BalancerChoice;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 const VIP: &str = "10.0.1.100";
@@ -25,53 +24,6 @@ fn netd_process() {
     common::netd_process();
 }
 
-fn overlay_id() -> NetworkId {
-    NetworkId("overlaynetworkidoflength25".into())
-}
-
-fn overlay() -> DesiredNetwork {
-    DesiredNetwork {
-        id: overlay_id(),
-        name: "mesh".into(),
-        kind: NetworkKind::Overlay { vni: 4097, vxlan_port: 4789 },
-        subnets: vec![Subnet { net: "10.0.1.0/24".parse().unwrap(), gateway: Some("10.0.1.1".parse().unwrap()) }],
-        internal: false,
-        mtu: 0,
-        dns: true,
-    }
-}
-
-/// The gateway bridge: containers do not see each other there.
-fn gateway_bridge() -> DesiredNetwork {
-    let mut network = bridge_network(9);
-    network.dns = false;
-    if let NetworkKind::Bridge { inter_container, .. } = &mut network.kind {
-        *inter_container = false;
-    }
-    network
-}
-
-/// Both legs of task `last`: the overlay first, the way out second.
-fn legs(last: u8, namespace: &Namespace) -> Vec<DesiredEndpoint> {
-    let address: IpAddr = format!("10.0.1.{last}").parse().unwrap();
-    let mut out = endpoint(9, last, &namespace.path());
-    out.interface = "eth1".into();
-    let overlay_leg = DesiredEndpoint {
-        id: EndpointId(format!("overlay{last}")),
-        network: overlay_id(),
-        interface: "eth0".into(),
-        addresses: vec![format!("{address}/24").parse().unwrap()],
-        mac: mac_of(address),
-        default_route: false,
-        ..out.clone()
-    };
-    vec![overlay_leg, out]
-}
-
-fn container(last: u8) -> ContainerId {
-    endpoint(9, last, std::path::Path::new("/")).container
-}
-
 fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
     let backend = |(last, weight): &(u8, u16)| Backend {
         task: TaskId(format!("task{last}")),
@@ -80,8 +32,11 @@ fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
         weight: *weight,
     };
     let live = backends.iter().filter(|(_, weight)| *weight > 0);
-    let local = live
-        .map(|(last, _)| IngressBackend::Local { task: TaskId(format!("task{last}")), container: container(*last) });
+    let local = live.map(|(last, _)| IngressBackend::Local {
+        task: TaskId(format!("task{last}")),
+        container: container(*last),
+        draining: false,
+    });
     ClusterNetState {
         generation,
         networks: vec![overlay()],
@@ -101,6 +56,7 @@ fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
             protocol: Protocol::Tcp,
             backends: local.collect(),
         }],
+        ..ClusterNetState::default()
     }
 }
 
@@ -116,14 +72,6 @@ async fn tasks(lab: &Lab, generation: u64) -> Vec<Namespace> {
         task.serve_udp(53, &last.to_string());
     }
     tasks
-}
-
-fn spread(answers: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for answer in answers {
-        *counts.entry(answer.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
-    }
-    counts
 }
 
 fn even(count: usize) -> BTreeMap<String, usize> {
@@ -211,16 +159,17 @@ async fn older_generations_are_refused_and_leaving_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_remote_backend_is_said_to_be_unsupported() {
+async fn a_backend_on_an_unknown_node_is_said_to_be_so() {
     let lab = Lab::new();
     let mut state = state(1, &[]);
     state.ingress[0].backends =
         vec![IngressBackend::Remote { task: TaskId("far".into()), node_address: "10.99.0.9".parse().unwrap() }];
     lab.client.set_cluster(state).await.unwrap();
     let failing = lab.client.status().await.unwrap().failing;
-    assert_eq!(failing, ["ingress 8080: task far runs on another node, which is not supported yet"]);
+    assert_eq!(failing, ["ingress 8080: task far is on a node that this one does not know as 10.99.0.9"]);
     let status = lab.client.status().await.unwrap();
-    assert_eq!(status.balancer, "nftables");
+    let expect = if common::balancer() == BalancerChoice::Ipvs { "ipvs" } else { "nftables" };
+    assert_eq!(status.balancer, expect);
     assert_ne!(status.pid, 0);
 }
 
@@ -237,4 +186,78 @@ async fn a_mesh_port_may_not_take_a_published_one() {
     assert_eq!(failing, ["Bind for 0.0.0.0:8080 failed: port is already allocated"]);
     lab.client.detach(&leg.container).await.unwrap();
     lab.wait_not_failing().await;
+}
+
+/// What IPVS itself says about an overlay, without counters.
+fn ipvs_of_overlay(lab: &Lab) -> Vec<String> {
+    lines_of_ipvs(&lab.run_in_overlay(&overlay_id(), "ipvsadm -L -n"))
+}
+
+fn lines_of_ipvs(text: &str) -> Vec<String> {
+    let words = |line: &str| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+    text.lines().filter(|line| line.starts_with("FWM") || line.contains("Masq")).map(words).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs a kernel with IPVS: cargo xtask stock-kernel"]
+async fn ipvs_holds_what_is_desired_and_nothing_else() {
+    let mut lab = Lab::new();
+    let tasks = tasks(&lab, 1).await;
+    lab.client.set_cluster(state(2, &[(10, 1), (11, 1), (12, 0)])).await.unwrap();
+    lab.assert_converged().await;
+    // The virtual address 10.0.1.100 as a number.
+    let service = ["FWM 167772516 wrr", "-> 10.0.1.10:0 Masq 1", "-> 10.0.1.11:0 Masq 1", "-> 10.0.1.12:0 Masq 0"];
+    assert_eq!(ipvs_of_overlay(&lab), service);
+    let mesh = ["FWM 1558192016 wrr", "-> 172.30.9.10:80 Masq 1", "-> 172.30.9.11:80 Masq 1"];
+    assert_eq!(lines_of_ipvs(&lab.host.run("ipvsadm -L -n")), mesh);
+    let timeouts = lab.run_in_overlay(&overlay_id(), "ipvsadm -L --timeout");
+    assert!(timeouts.contains("432000 120 300"), "{timeouts}");
+
+    // A killed netd changes nothing, and what hands change is found by the next one.
+    lab.kill_netd();
+    assert_eq!(tasks[0].get(VIP, 80).unwrap().len(), "10 10.0.1.2".len());
+    lab.run_in_overlay(&overlay_id(), "ipvsadm -d -f 167772516 -r 10.0.1.10; ipvsadm -A -f 7 -s rr");
+    lab.host.run("ipvsadm -E -f 1558192016 -s rr; ipvsadm -A -t 10.99.0.1:999 -s rr; ipvsadm -A -f 9 -s rr");
+    lab.start_netd();
+    lab.wait_not_failing().await;
+    lab.wait_converged().await;
+    assert_eq!(ipvs_of_overlay(&lab), service);
+    let host = lab.host.run("ipvsadm -L -n");
+    assert!(host.contains("FWM  1558192016 wrr"), "{host}");
+    assert!(host.contains("FWM  9 rr") && host.contains("10.99.0.1:999 rr"), "what others balance stays: {host}");
+    assert!(lab.client.status().await.unwrap().repairs >= 2);
+
+    lab.client.clear_cluster().await.unwrap();
+    assert!(!lab.host.run("ipvsadm -L -n").contains("1558192016"));
+}
+
+#[tokio::test]
+#[ignore = "needs a kernel with IPVS: cargo xtask stock-kernel"]
+async fn ipvs_lets_open_connections_of_the_mesh_end_in_peace() {
+    let lab = Lab::new();
+    let _tasks = tasks(&lab, 1).await;
+    let mut cluster = state(2, &[(10, 1)]);
+    cluster.ingress[0].target_port = 90;
+    lab.client.set_cluster(cluster.clone()).await.unwrap();
+    let mut stream = lab.outside.enter(|| TcpStream::connect((HOST, 8080)).unwrap());
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let mut ask = || {
+        let mut answer = [0; 2];
+        stream.write_all(b"x").and_then(|()| stream.read_exact(&mut answer)).map(|()| answer)
+    };
+    assert_eq!(&ask().unwrap(), b"10");
+    let mut drained = cluster;
+    drained.generation = 3;
+    drained.ingress[0].backends = state(3, &[(11, 1)]).ingress[0].backends.clone();
+    drained.ingress[0].backends.push(IngressBackend::Local {
+        task: TaskId("task10".into()),
+        container: container(10),
+        draining: true,
+    });
+    lab.client.set_cluster(drained).await.unwrap();
+    assert_eq!(&ask().unwrap(), b"10", "the open connection stays");
+    let mut other = lab.outside.enter(|| TcpStream::connect((HOST, 8080)).unwrap());
+    let mut answer = [0; 2];
+    other.write_all(b"x").and_then(|()| other.read_exact(&mut answer)).unwrap();
+    assert_eq!(&answer, b"11", "a new one goes elsewhere");
 }

@@ -68,7 +68,9 @@ fn mode(flags: &Create) -> Result<Value> {
     if replicas.is_some() && matches!(flags.mode.as_str(), "global" | "global-job") {
         bail!("replicas can only be used with replicated or replicated-job mode");
     }
-    if flags.common.replicas_max_per_node.is_some_and(|n| n > 0) && matches!(flags.mode.as_str(), "global" | "global-job") {
+    if flags.common.replicas_max_per_node.is_some_and(|n| n > 0)
+        && matches!(flags.mode.as_str(), "global" | "global-job")
+    {
         bail!("replicas-max-per-node can only be used with replicated or replicated-job mode");
     }
     if flags.max_concurrent.is_some() && flags.mode != "replicated-job" {
@@ -82,9 +84,7 @@ fn mode(flags: &Create) -> Result<Value> {
             json!({"ReplicatedJob": {"TotalCompletions": total, "MaxConcurrent": flags.max_concurrent.unwrap_or(total)}})
         }
         "global-job" => json!({"GlobalJob": {}}),
-        other => bail!(
-            "Unknown mode: {other}, only replicated, global, replicated-job and global-job are supported"
-        ),
+        other => bail!("Unknown mode: {other}, only replicated, global, replicated-job and global-job are supported"),
     })
 }
 

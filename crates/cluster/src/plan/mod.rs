@@ -12,6 +12,7 @@ mod reap;
 mod rebalance;
 mod replicated;
 mod restart;
+mod roles;
 mod schedule;
 mod scope;
 mod slots;
@@ -52,7 +53,7 @@ pub struct Plan {
 }
 
 /// Runs every planner in its fixed order over one snapshot plus the writes so far:
-/// node liveness is the dispatcher's fact; networks, enforce, restart, replicated, global,
+/// node liveness is the dispatcher's fact; roles, networks, enforce, restart, replicated, global,
 /// update, allocate, schedule, reap.
 ///
 /// `dirty` limits the work to what depends on those keys; an empty set means all (a new
@@ -74,6 +75,7 @@ pub fn plan(store: &Store, dirty: &BTreeSet<Key>, now: Timestamp, ids: &mut dyn 
 }
 
 fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
+    roles::run(draft, &scope.nodes);
     allocate::networks(draft);
     enforce::run(draft, &scope.nodes);
     for id in scope.services.clone() {
@@ -99,6 +101,7 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
 }
 
 fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>) {
+    enforce::service(draft, service);
     if let ServiceMode::Replicated { replicas } = service.spec.mode
         && !update::is_under_way(service)
         && slots::is_calm(&draft.store, service, replicas)

@@ -6,18 +6,18 @@ use super::draft::Draft;
 use super::schedule::{Filters, Loads};
 use super::slots::{SlotKey, new_task};
 use super::update;
-use crate::command::{Object, Write};
+use crate::command::{Object, WRITES_PER_COMMAND_MAX, Write};
 use crate::ids::IdSource;
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::id::{NodeId, ServiceId, TaskId};
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::{Task, TaskState};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Moves of one request at most: each starts a container.
-const MOVES_MAX: usize = 1000;
+/// Moves of one request at most: all are one command, and each is two writes.
+const MOVES_MAX: usize = WRITES_PER_COMMAND_MAX / 2;
 /// Nodes with a load that differs by less are even.
 const DIFFERENCE_MIN: u32 = 2;
 
@@ -79,11 +79,10 @@ pub fn rebalance(store: &Store, only: Option<&ServiceId>, now: Timestamp, ids: &
             to,
         });
     }
-    // Two requests at a time must not move the same task twice: each service is written as
+    // A task must not be moved twice, nor when it has ended meanwhile: each is written as
     // it is, at the version that was looked at.
-    let moved: BTreeSet<&ServiceId> = found.moves.iter().map(|one| &one.service).collect();
-    let guards = moved.into_iter().filter_map(|id| store.service(id.as_str()));
-    let guards = guards.map(|service| Write::put(Object::Service(Box::new((**service).clone()))));
+    let old = found.moves.iter().filter_map(|one| store.task(one.task.as_str()));
+    let guards = old.map(|task| Write::put(Object::Task(Box::new((**task).clone()))));
     found.writes = guards.chain(draft.finish().writes).collect();
     found
 }
@@ -171,8 +170,10 @@ impl Share {
             let open = nodes.iter().filter(|at| self.takes(loads, **at));
             open.min_by_key(|at| (self.counts[**at], loads.0[**at].active, **at)).copied()
         };
-        let fullest = siblings.iter().filter_map(|nodes| Some((total(nodes), source(nodes)?))).max_by_key(|(n, _)| *n)?;
-        let emptiest = siblings.iter().filter_map(|nodes| Some((total(nodes), target(nodes)?))).min_by_key(|(n, _)| *n)?;
+        let fullest =
+            siblings.iter().filter_map(|nodes| Some((total(nodes), source(nodes)?))).max_by_key(|(n, _)| *n)?;
+        let emptiest =
+            siblings.iter().filter_map(|nodes| Some((total(nodes), target(nodes)?))).min_by_key(|(n, _)| *n)?;
         (fullest.0 >= emptiest.0 + DIFFERENCE_MIN).then_some((fullest.1, emptiest.1))
     }
 
@@ -233,7 +234,10 @@ fn next_of_all(shares: &[Share], loads: &Loads) -> Option<(usize, usize, usize)>
                 break;
             }
             let fits = |share: &Share| {
-                share.suits[*from] && share.movable.contains_key(from) && share.takes(loads, *to) && share.stays_even(*from, *to)
+                share.suits[*from]
+                    && share.movable.contains_key(from)
+                    && share.takes(loads, *to)
+                    && share.stays_even(*from, *to)
             };
             if let Some(number) = shares.iter().position(fits) {
                 return Some((number, *from, *to));

@@ -2,12 +2,12 @@
 //! they are about.
 
 use super::{Cause, Scope, Worker};
+use crate::balance::ipvs::table::Services;
 use crate::diff::{self, Op};
 use crate::nft::table;
-use crate::plan::PlaceId;
+use crate::plan::{PlaceId, SeenPlace, WantedPlace};
 use crate::ports::{self, Holder};
 use crate::wanted;
-use ipnet::IpNet;
 use skep_model::error::{Error, Result};
 use skep_model::id::EndpointId;
 use skep_model::netstate::{AttachRequest, DesiredEndpoint, DesiredNetwork, NetworkKind};
@@ -104,8 +104,8 @@ impl Worker {
             endpoint.ports.iter().any(|port| port.protocol == Protocol::Udp)
                 || self.read(|desired| desired.cluster.ingress.iter().any(|port| port.protocol == Protocol::Udp))
         };
-        let addresses: Vec<IpAddr> =
-            removed.iter().filter(publishes_udp).flat_map(|e| &e.addresses).map(IpNet::addr).collect();
+        let addresses: Vec<(IpAddr, Option<u16>)> =
+            removed.iter().filter(publishes_udp).flat_map(|e| &e.addresses).map(|net| (net.addr(), None)).collect();
         // Looking through the kernel's connections takes milliseconds.
         if addresses.is_empty() {
             return;
@@ -118,7 +118,8 @@ impl Worker {
     /// Makes the host's table right by the difference to what it was left at, or, when
     /// somebody changed it, to what it is.
     fn update_host_rules(&mut self) -> Result<()> {
-        let want = self.read(wanted::host_rules);
+        let (want, balanced) = self.read(|desired| wanted::host_rules(desired, self.balancer.as_ref()));
+        self.update_balanced(balanced)?;
         let changes = table::difference(want.as_ref(), self.tables.get(&PlaceId::Host));
         if changes.is_empty() {
             return Ok(());
@@ -139,10 +140,27 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// What IPVS has on the host is read each time: it is a handful of services.
+    fn update_balanced(&mut self, balanced: Option<Services>) -> Result<()> {
+        if balanced.is_none() {
+            return Ok(());
+        }
+        let have = SeenPlace { balanced: self.kernel.balanced(&PlaceId::Host)?, ..SeenPlace::default() };
+        let want = WantedPlace { balanced, ..WantedPlace::default() };
+        let ops = diff::balancing(&PlaceId::Host, &want, &have);
+        match self.kernel.apply(&ops).into_iter().next() {
+            Some((op, error)) => Err(Error::internal(format!("{op}: {error}"))),
+            None => Ok(()),
+        }
+    }
+}
+
 fn delete_port(endpoint: &DesiredEndpoint, network: &DesiredNetwork) -> Op {
     let place = match network.kind {
         NetworkKind::Bridge { .. } => PlaceId::Host,
         NetworkKind::Overlay { .. } => PlaceId::Overlay(network.id.clone()),
+        NetworkKind::Mesh { .. } => PlaceId::Host,
     };
     Op::DeleteLink { place, name: wanted::port_name(endpoint) }
 }
