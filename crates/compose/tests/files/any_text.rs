@@ -1,6 +1,8 @@
 //! Whatever stands in a file, in a variable or on standard input: an answer within limits,
 //! never a panic.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a test may measure time")]
+
 use crate::common::Memory;
 use proptest::prelude::*;
 use skep_compose::{Input, Request, load};
