@@ -4,8 +4,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod bench;
+mod course;
 mod demo;
 mod images;
+mod lab;
 mod lint;
 mod setup;
 mod sh;
@@ -68,8 +70,17 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
+    /// Several machines on this one, to try a cluster by hand
+    Lab {
+        #[command(subcommand)]
+        command: lab::Command,
+    },
     /// Install the packages that building and testing need
-    Setup,
+    Setup {
+        /// Also make the images that tests use
+        #[arg(long)]
+        images: bool,
+    },
     /// Run a command of this machine on Debian's stock kernel, in a virtual machine
     Vm {
         /// Memory in MiB
@@ -114,7 +125,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Fix => lint::fix(),
         Command::Sim { seeds } => test::simulation(seeds),
         Command::Bench { scenarios, write } => bench::run(&scenarios, write),
-        Command::Setup => setup::packages(),
+        Command::Lab { command } => lab::run(&command),
+        Command::Setup { images } => setup::packages().and_then(|()| if images { test::images() } else { Ok(()) }),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Package and the file that shows it is there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("gcc", "/usr/bin/gcc"),
     ("pkg-config", "/usr/bin/pkg-config"),
     ("libseccomp-dev", "/usr/include/seccomp.h"),
@@ -14,8 +14,13 @@ const PACKAGES: [(&str, &str); 9] = [
     ("curl", "/usr/bin/curl"),
     ("iproute2", "/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
+    ("openssl", "/usr/bin/openssl"),
     ("util-linux", "/usr/bin/nsenter"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    // Brings the SDK for Python with it.
+    ("docker-compose", "/usr/bin/docker-compose"),
+    ("e2fsprogs", "/sbin/mkfs.ext4"),
+    ("perl-base", "/usr/bin/perl"),
 ];
 
 /// Stops package scripts from starting services, for the time of one installation.

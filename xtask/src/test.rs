@@ -1,8 +1,8 @@
 //! `cargo xtask test`: unit and integration tests, the simulation, and the stock
 //! clients against a running daemon.
 
-use crate::sh::{cmd, output, say, target};
-use crate::{images, setup, vm};
+use crate::sh::{cmd, output, root, say, target};
+use crate::{course, images, setup, vm};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::time::Duration;
@@ -34,6 +34,13 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     on_stock_kernel(filter)
 }
 
+/// Makes what the clients' tests import and build.
+pub(crate) fn images() -> Result<()> {
+    images::busybox_tar()?;
+    images::whoami_context()?;
+    course::bases().map(drop)
+}
+
 /// Stock clients against a running daemon.
 pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
     setup::packages()?;
@@ -42,16 +49,23 @@ pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
     let whoami = images::whoami_context()?;
     say("building skep");
     cargo(&["build", "--locked", "--quiet", "--package", "skep-daemon"])?;
-    say("stock clients against a running daemon");
-    let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", "clients", "--"];
-    args.extend(filter);
-    crate::sh::run(
-        cmd("cargo", &args)
-            .env("SKEP_TEST_SKEP", target().join("debug/skep"))
-            .env("SKEP_TEST_DOCKER", docker)
-            .env("SKEP_TEST_BUSYBOX_TAR", busybox)
-            .env("SKEP_TEST_WHOAMI_CONTEXT", whoami),
-    )
+    let course = course::bases()?;
+    for (what, test) in [("stock clients against a running daemon", "clients"), ("clusters of machines", "cluster")] {
+        say(what);
+        let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", test, "--"];
+        args.extend(filter);
+        crate::sh::run(
+            cmd("cargo", &args)
+                .env("SKEP_TEST_SKEP", target().join("debug/skep"))
+                .env("SKEP_TEST_DOCKER", &docker)
+                .env("SKEP_TEST_BUSYBOX_TAR", &busybox)
+                .env("SKEP_TEST_WHOAMI_CONTEXT", &whoami)
+                .env("SKEP_TEST_COURSE", root().join("examples/course"))
+                .env("SKEP_TEST_PYTHON_TAR", &course.python)
+                .env("SKEP_TEST_REDIS_TAR", &course.redis),
+        )?;
+    }
+    Ok(())
 }
 
 /// What differs on Debian's own kernel, in a virtual machine.

@@ -81,6 +81,8 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("insecure-registry", Shape::List, "Registry to reach over HTTP or without verified certificates")
         .keyed("insecure-registries"),
     full("registry-mirror", Shape::List, "Registry to try before docker.io").keyed("registry-mirrors"),
+    full("node-generic-resource", Shape::List, "Resource that tasks may reserve (kind=count, or kind=name for each)")
+        .keyed("node-generic-resources"),
     full("label", Shape::List, "key=value label of this engine").keyed("labels"),
     full("swarm-default-advertise-addr", Shape::Text, "Address or interface to advertise to a swarm by default"),
     full("bip", Shape::Text, "Address and prefix length of the default bridge"),
@@ -155,7 +157,6 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     none("network-diagnostic-port", Shape::Text),
     none("no-new-privileges", Shape::Flag),
     none("no-proxy", Shape::Text),
-    none("node-generic-resource", Shape::List).keyed("node-generic-resources"),
     none("nri-opts", Shape::List),
     none("oom-score-adjust", Shape::Text),
     none("raw-logs", Shape::Flag),

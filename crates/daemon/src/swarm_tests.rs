@@ -1,14 +1,14 @@
 //! A real manager with real agents over TLS on loopback; only the machine is pretended.
 
-use crate::manager_keeper::ManagerKeeper;
+use crate::manager_keeper::{Kept, ManagerKeeper};
 use async_trait::async_trait;
-use skep_agent::{Agent, AgentConfig, Executor, Seen, Started, Until};
+use skep_agent::{Agent, AgentConfig, Executor, Seen, Started, TaskApi, Until};
 use skep_identity::{CertStore, Identity};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::container::InjectedFile;
-use skep_model::id::TaskId;
+use skep_model::id::{NodeId, TaskId};
 use skep_model::netstate::ClusterNetState;
-use skep_model::node::{Availability, NodeDescription, Platform};
+use skep_model::node::{Availability, NodeDescription, NodeSpec, NodeState, Platform, Role};
 use skep_model::secret::SecretSpec;
 use skep_model::service::{FileTarget, SecretReference, ServiceMode, ServiceSpec};
 use skep_model::task::{Task, TaskContainerStatus, TaskState};
@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Containers are entries of a map; they run until stopped or told to exit.
 #[derive(Default)]
-struct Machine {
-    containers: Mutex<BTreeMap<TaskId, Option<i32>>>,
+pub(crate) struct Machine {
+    pub(crate) containers: Mutex<BTreeMap<TaskId, Option<i32>>>,
     files: Mutex<BTreeMap<TaskId, Vec<Vec<u8>>>>,
     changed: watch::Sender<u64>,
     generations: Mutex<Vec<u64>>,
@@ -102,11 +103,24 @@ impl Executor for Machine {
     }
 }
 
-fn config(dir: &Path) -> ManagerConfig {
+/// Says what it heard, and its own word for it.
+struct Greeting;
+
+#[async_trait]
+impl TaskApi for Greeting {
+    async fn serve(&self, mut connection: DuplexStream) {
+        let mut heard = String::new();
+        connection.read_to_string(&mut heard).await.unwrap();
+        connection.write_all(format!("{heard} yourself").as_bytes()).await.unwrap();
+    }
+}
+
+pub(crate) fn config(dir: &Path) -> ManagerConfig {
     ManagerConfig {
         state_dir: dir.join("swarm"),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
+        vault: ManagerConfig::vault_of(&dir.join("swarm")),
     }
 }
 
@@ -124,7 +138,7 @@ fn description(name: &str) -> NodeDescription {
     }
 }
 
-async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machine>) -> Agent {
+pub(crate) async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machine>) -> Agent {
     Agent::start(AgentConfig {
         state_dir: dir.join("worker"),
         certificates: CertStore::new(dir.join("swarm/certificates")),
@@ -133,12 +147,13 @@ async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machi
         data_path_address: "127.0.0.1".into(),
         identity,
         executor: machine,
+        task_api: Arc::new(Greeting),
     })
     .await
     .unwrap()
 }
 
-fn service(name: &str, replicas: u64) -> ServiceSpec {
+pub(crate) fn service(name: &str, replicas: u64) -> ServiceSpec {
     let mut spec = ServiceSpec { name: name.into(), ..ServiceSpec::default() };
     spec.mode = ServiceMode::Replicated { replicas };
     spec.task.container.image = "example/app:1".into();
@@ -146,7 +161,7 @@ fn service(name: &str, replicas: u64) -> ServiceSpec {
     spec
 }
 
-async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) {
+pub(crate) async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) {
     let mut version = control.version();
     let waiting = async {
         while !check(control) {
@@ -159,7 +174,7 @@ async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) 
     }
 }
 
-fn count(control: &Control, state: TaskState) -> usize {
+pub(crate) fn count(control: &Control, state: TaskState) -> usize {
     control.tasks().iter().filter(|task| task.status.state == state).count()
 }
 
@@ -172,7 +187,8 @@ async fn a_service_runs_is_replaced_and_scaled_on_the_managers_own_node() {
     let (identity, address) = (manager.identity().clone(), manager.local_addr().to_string());
     let machine = Arc::new(Machine::default());
     let agent = agent(dir.path(), identity.clone(), &address, machine.clone()).await;
-    let keeper = ManagerKeeper::start(config(dir.path()), identity, Some(manager));
+    let kept = Kept { config: config(dir.path()), identity, view: agent.watch(), managers: Vec::new() };
+    let keeper = ManagerKeeper::start(kept, Some(manager));
 
     let secret = SecretSpec { name: "pw".into(), data: b"hush".to_vec(), ..SecretSpec::default() };
     let secret_id = control.create_secret(secret).await.unwrap();
@@ -242,4 +258,164 @@ async fn a_worker_joins_runs_tasks_and_keeps_them_over_a_restart() {
 
     worker.shutdown().await;
     manager.shutdown().await;
+}
+
+/// A node with an agent, and a manager while it is one.
+struct Node {
+    identity: Identity,
+    machine: Arc<Machine>,
+    agent: Agent,
+    keeper: ManagerKeeper,
+    raft_dir: std::path::PathBuf,
+}
+
+impl Node {
+    async fn start(dir: &Path, identity: Identity, manager: &str, running: Option<Manager>) -> Self {
+        let machine = Arc::new(Machine::default());
+        let agent = agent(dir, identity.clone(), manager, machine.clone()).await;
+        let config = config(dir);
+        let raft_dir = config.state_dir.join("raft");
+        let kept = Kept { config, identity: identity.clone(), view: agent.watch(), managers: vec![manager.to_owned()] };
+        let keeper = ManagerKeeper::start(kept, running);
+        Self { identity, machine, agent, keeper, raft_dir }
+    }
+
+    fn containers(&self) -> BTreeSet<TaskId> {
+        self.machine.containers.lock().unwrap().keys().cloned().collect()
+    }
+
+    async fn until_manager(&self, wanted: bool) {
+        let mut state = self.keeper.state();
+        let reached = state.wait_for(|state| state.wanted == wanted && state.control.is_some() == wanted);
+        tokio::time::timeout(DEADLINE, reached).await.expect("the node's role never changes").unwrap();
+    }
+
+    async fn end(self) {
+        self.agent.shutdown().await;
+        self.keeper.shutdown().await;
+    }
+}
+
+async fn set_role(control: &Control, node: &Identity, role: Role) {
+    loop {
+        let present = control.node(node.node_id().as_str()).unwrap();
+        let spec = NodeSpec { role, ..present.spec.clone() };
+        match control.update_node(node.node_id().as_str(), present.meta.version, spec).await {
+            Err(error) if error.message.contains("update out of sequence") => {}
+            result => return result.unwrap(),
+        }
+    }
+}
+
+fn managers(control: &Control) -> usize {
+    control.nodes().iter().filter(|n| n.manager_status.as_ref().is_some_and(|status| status.reachable)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_become_managers_and_workers_again_under_their_tasks() {
+    let dir = tempfile::tempdir().unwrap();
+    let homes = ["a", "b"].map(|name| dir.path().join(name));
+    let init = SwarmInit { description: description("a"), ..SwarmInit::default() };
+    let manager = Manager::bootstrap(config(&homes[0]), init).await.unwrap();
+    let (control, address) = (manager.control(), manager.local_addr().to_string());
+    let a = Node::start(&homes[0], manager.identity().clone(), &address, Some(manager)).await;
+    let store = CertStore::new(homes[1].join("swarm/certificates"));
+    let token = control.tokens().unwrap().worker;
+    let identity = skep_agent::join(&store, &[address.clone()], &token, Availability::Active).await.unwrap();
+    let b = Node::start(&homes[1], identity, &address, None).await;
+    until(&control, "two nodes are ready", |control| {
+        control.nodes().iter().filter(|node| node.status.state == NodeState::Ready).count() == 2
+    })
+    .await;
+    control.create_service(service("web", 4)).await.unwrap();
+    until(&control, "four running tasks", |control| count(control, TaskState::Running) == 4).await;
+    let before = [a.containers(), b.containers()];
+    assert!(before.iter().all(|containers| !containers.is_empty()), "both nodes run something");
+
+    set_role(&control, &b.identity, Role::Manager).await;
+    b.until_manager(true).await;
+    assert_eq!(b.identity.role(), Role::Manager);
+    until(&control, "two managers", |control| managers(control) == 2).await;
+
+    // The first, who leads, is demoted by the second.
+    let second = b.keeper.state().borrow().control.clone().unwrap();
+    until(&second, "the second knows both", |control| managers(control) == 2).await;
+    drop(control);
+    set_role(&second, &a.identity, Role::Worker).await;
+    a.until_manager(false).await;
+    assert_eq!(a.identity.role(), Role::Worker);
+    until(&second, "one manager, who leads", |control| {
+        managers(control) == 1 && control.leader().as_ref() == Some(control.node_id())
+    })
+    .await;
+    let mut view = a.agent.watch();
+    let connected = view.wait_for(|view| view.connected && view.managers.len() == 1);
+    tokio::time::timeout(DEADLINE, connected).await.expect("the agent finds the new leader").unwrap();
+
+    // And promoted again: it comes back as a new member.
+    set_role(&second, &a.identity, Role::Manager).await;
+    a.until_manager(true).await;
+    until(&second, "two managers again", |control| managers(control) == 2).await;
+    assert!(a.raft_dir.exists());
+    assert_eq!([a.containers(), b.containers()], before, "no task was touched");
+    assert_eq!(count(&second, TaskState::Running), 4);
+    set_role(&second, &a.identity, Role::Worker).await;
+    a.until_manager(false).await;
+    drop(second);
+    a.end().await;
+    b.end().await;
+}
+
+/// Asks a node through a tunnel.
+async fn ask(control: &Control, node: &NodeId, question: &str) -> Result<String> {
+    let mut tunnel = control.reach(node).await?;
+    tunnel.write_all(question.as_bytes()).await?;
+    tunnel.shutdown().await?;
+    let mut answer = String::new();
+    tunnel.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_manager_reaches_every_node_through_the_nodes_own_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = Manager::bootstrap(config(dir.path()), SwarmInit::default()).await.unwrap();
+    let control = leader.control();
+    let managers = [leader.local_addr().to_string()];
+    let tokens = control.tokens().unwrap();
+
+    let home = dir.path().join("w1");
+    let store = CertStore::new(home.join("swarm/certificates"));
+    let identity = skep_agent::join(&store, &managers, &tokens.worker, Availability::Active).await.unwrap();
+    let node = identity.node_id();
+    let worker = agent(&home, identity, &managers[0], Arc::default()).await;
+    worker.watch().wait_for(|view| view.connected).await.unwrap();
+    let second_home = dir.path().join("m2");
+    let store = CertStore::new(second_home.join("swarm/certificates"));
+    let identity = skep_agent::join(&store, &managers, &tokens.manager, Availability::Active).await.unwrap();
+    let follower = Manager::join_through(config(&second_home), identity, &managers).await.unwrap();
+
+    let mut reached = ask(&control, &node, "hello").await;
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while reached.is_err() && tokio::time::Instant::now() < until {
+        // The agent's session is up a moment before it listens for requests.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        reached = ask(&control, &node, "hello").await;
+    }
+    assert_eq!(reached.unwrap(), "hello yourself");
+    assert_eq!(ask(&follower.control(), &node, "hi").await.unwrap(), "hi yourself");
+    let long = "x".repeat(1 << 20);
+    let from_follower = follower.control();
+    let both = tokio::join!(ask(&control, &node, &long), ask(&from_follower, &node, &long));
+    assert_eq!((both.0.unwrap().len(), both.1.unwrap().len()), ((1 << 20) + 9, (1 << 20) + 9));
+
+    for control in [&control, &follower.control()] {
+        let error = ask(control, &"nosuch".into(), "hello").await.unwrap_err();
+        assert!(error.message.contains("is not connected to the leader"), "{error}");
+    }
+    worker.shutdown().await;
+    let error = ask(&control, &node, "hello").await.unwrap_err();
+    assert!(error.message.starts_with("node w1 cannot be reached"), "{error}");
+    follower.shutdown().await;
+    leader.shutdown().await;
 }

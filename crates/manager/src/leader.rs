@@ -55,7 +55,7 @@ pub(crate) async fn run(replicator: Replicator, stop: CancellationToken) -> Resu
     loop {
         match leader.next_event(&mut changes, &stop).await? {
             Event::Stop => return Ok(()),
-            Event::Leadership(leads) => leader.set_leadership(leads).await,
+            Event::Leadership(leads) => leader.set_leadership(leads),
             Event::Changed(change) => leader.dirty.mark(&change),
             Event::Lagged | Event::Due => leader.dirty = Dirty::All,
         }
@@ -88,13 +88,9 @@ impl Leader {
         }
     }
 
-    /// A new leader first applies all that others committed, then looks at everything.
-    async fn set_leadership(&mut self, leads: bool) {
+    /// A new leader, who has applied all that others committed, looks at everything.
+    fn set_leadership(&mut self, leads: bool) {
         self.wake_at = None;
-        if leads && let Err(error) = self.replicator.catch_up().await {
-            tracing::info!(%error, "leadership was lost again at once");
-            return;
-        }
         tracing::info!(leads, "leadership changed");
         self.leads = leads;
         self.dirty = if leads { Dirty::All } else { Dirty::Keys(BTreeSet::new()) };
@@ -150,7 +146,7 @@ impl Leader {
 impl Dirty {
     fn mark(&mut self, changes: &Changes) {
         match (&mut *self, changes) {
-            (Self::Keys(keys), Changes::Keys(changed)) => keys.extend(changed.iter().cloned()),
+            (Self::Keys(keys), Changes::Keys(_, changed)) => keys.extend(changed.iter().cloned()),
             (Self::Keys(_), Changes::All) => *self = Self::All,
             (Self::All, _) => {}
         }
@@ -193,12 +189,12 @@ mod tests {
     fn changes_gather_and_all_swallows_keys() {
         let mut dirty = Dirty::Keys(BTreeSet::new());
         assert!(dirty.is_clean());
-        dirty.mark(&Changes::Keys([key("a")].into()));
-        dirty.mark(&Changes::Keys([key("b"), key("a")].into()));
+        dirty.mark(&Changes::Keys(1, [key("a")].into()));
+        dirty.mark(&Changes::Keys(2, [key("b"), key("a")].into()));
         assert_eq!(dirty.take(), BTreeSet::from([key("a"), key("b")]));
         assert!(dirty.is_clean());
         dirty.mark(&Changes::All);
-        dirty.mark(&Changes::Keys([key("a")].into()));
+        dirty.mark(&Changes::Keys(1, [key("a")].into()));
         assert!(!dirty.is_clean());
         assert!(dirty.take().is_empty());
         assert!(dirty.is_clean());

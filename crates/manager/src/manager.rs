@@ -1,23 +1,26 @@
 //! The manager of this node as one handle: starts everything in order, reports the first
 //! loop that dies, stops everything in reverse.
 
-use crate::ca::CaService;
+use crate::ca::{CaService, certificate_facts};
 use crate::config::{ManagerConfig, SwarmInit};
 use crate::control::{Control, fresh_token};
-use crate::dispatch;
+use crate::dispatch::{self, Tunnels};
+use crate::door::Refusals;
+use crate::edit::edit;
 use crate::ids::RandomIds;
-use crate::raft::{Member, Replicator, now, write_atomic};
+use crate::raft::{self, DumpSummary, Member, Replicator, now, write_atomic};
 use crate::server::{self, Services};
-use crate::{leader, managers};
-use skep_cluster::edit::{Bootstrap, bootstrap};
+use crate::{leader, lock, managers, own_certificate, rotation};
+use skep_cluster::edit::{Bootstrap, bootstrap, demote_others};
 use skep_cluster::ids::IdSource;
-use skep_identity::{CertStore, CertificateAuthority, CertificateRequest, Identity, NodeSubject, StoredIdentity};
+use skep_identity::{CertificateAuthority, CertificateRequest, Identity, NodeSubject, StoredIdentity};
 use skep_model::cluster::{Cluster, RootCa};
 use skep_model::id::{ClusterId, NodeId};
-use skep_model::node::{ManagerStatus, Node, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::node::{ManagerStatus, Node, NodeCertificate, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::{Error, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Raft member id of the first manager. Later ones get random ids.
-const FIRST_RAFT_ID: u64 = 1;
+pub(crate) const FIRST_RAFT_ID: u64 = 1;
 /// In the Raft folder once this node is a member.
 const JOINED_FILE: &str = "joined";
 /// Loops get this long to end at shutdown.
@@ -33,12 +36,14 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running manager.
 pub struct Manager {
-    replicator: Replicator,
+    pub(crate) replicator: Replicator,
     identity: Identity,
+    tunnels: Tunnels,
     address: SocketAddr,
     advertise_addr: String,
     stop: CancellationToken,
     failure: watch::Receiver<Option<Error>>,
+    locks: watch::Receiver<lock::Settled>,
     supervisor: tokio::task::JoinHandle<()>,
 }
 
@@ -49,10 +54,11 @@ impl Manager {
     /// # Errors
     /// When this node has an identity already, or a folder or port cannot be used.
     pub async fn bootstrap(config: ManagerConfig, init: SwarmInit) -> Result<Self> {
-        if init.spec.auto_lock_managers {
-            return Err(Error::not_implemented("locking managers is not supported yet"));
+        if !init.spec.signing_ca_cert.is_empty() || !init.spec.signing_ca_key.0.is_empty() {
+            let text = "a root certificate of your own is given to a swarm that is there: swarm ca --rotate";
+            return Err(Error::not_implemented(text));
         }
-        let certificates = CertStore::new(config.certificates_dir());
+        let certificates = config.certificates();
         if certificates.load()?.is_some() {
             return Err(Error::unavailable(
                 "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
@@ -62,16 +68,30 @@ impl Manager {
         let founded = Founded::create(&init)?;
         let identity = Identity::new(&founded.stored)?;
         let (listener, address, advertise_addr) = listen(&config).await?;
-        let replicator = Replicator::open(&config.raft_dir(), FIRST_RAFT_ID, identity.clone()).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
         replicator.initialize(identity.node_id(), advertise_addr.clone()).await?;
         replicator.elect_if_alone().await?;
-        let facts = founded.facts(init, &advertise_addr);
+        let facts = founded.facts(init, &advertise_addr)?;
+        let lock_version = facts.cluster.unlock_key_version;
         let writes = bootstrap(facts, now(), &mut RandomIds);
-        replicator.propose(writes, false).await.map_err(Error::from)?;
+        let never = CancellationToken::new();
+        tokio::select! {
+            proposed = replicator.propose(writes, false) => drop(proposed.map_err(Error::from)?),
+            // It ends only when Raft fails.
+            failed = replicator.tend_leadership(&never) => failed?,
+        }
         mark_joined(&config)?;
         // Last: a node with an identity has a swarm.
         certificates.save(&founded.stored)?;
-        Ok(Self::start(replicator, identity, listener, address, advertise_addr))
+        let manager = Self::start(&config, replicator, identity, listener, address, advertise_addr);
+        // A swarm that was asked to be locked is locked when this returns.
+        match lock::wait_settled(&manager.locks, lock_version).await {
+            Ok(()) => Ok(manager),
+            Err(error) => {
+                manager.shutdown().await;
+                Err(error)
+            }
+        }
     }
 
     /// Starts the manager again that ran in `state_dir` before.
@@ -83,9 +103,9 @@ impl Manager {
             return Err(Error::internal(format!("there is no manager state in {}", config.state_dir.display())));
         }
         let (listener, address, advertise_addr) = listen(&config).await?;
-        let replicator = Replicator::open(&config.raft_dir(), FIRST_RAFT_ID, identity.clone()).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
         replicator.elect_if_alone().await?;
-        Ok(Self::start(replicator, identity, listener, address, advertise_addr))
+        Ok(Self::start(&config, replicator, identity, listener, address, advertise_addr))
     }
 
     /// Whether a manager ran in `state_dir` before, so that it is to be opened, not joined.
@@ -93,15 +113,39 @@ impl Manager {
         config.raft_dir().join(JOINED_FILE).exists()
     }
 
-    /// Where no manager to join through is known. See [`Manager::join_through`].
+    /// Goes on with the manager that ran in `state_dir` before as the only one of its swarm,
+    /// after the majority of the managers was lost for good. It keeps all it knows; the other
+    /// managers become workers, and those that still run are not listened to.
     ///
     /// # Errors
-    /// When this node is not a member yet.
-    pub async fn join(config: ManagerConfig, identity: Identity) -> Result<Self> {
-        if Self::exists(&config) {
-            return Self::open(config, identity).await;
+    /// When there is none, its files are damaged, or the port cannot be used.
+    pub async fn force_new_cluster(config: ManagerConfig, identity: Identity) -> Result<Self> {
+        if !Self::exists(&config) {
+            return Err(Error::internal(format!("there is no manager state in {}", config.state_dir.display())));
         }
-        Err(Error::invalid("the address of a manager to join through is needed"))
+        let (listener, address, advertise_addr) = listen(&config).await?;
+        let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
+        Replicator::make_anew(&config.raft_dir(), &config.vault, own).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
+        replicator.elect_if_alone().await?;
+        let manager = Self::start(&config, replicator, identity, listener, address, advertise_addr);
+        let node_id = manager.identity.node_id();
+        let demoted = edit(&manager.replicator, |store, _, _| Ok(((), demote_others(store, &node_id)))).await;
+        match demoted {
+            Ok(()) => Ok(manager),
+            Err(error) => {
+                manager.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets that a manager ran in `state_dir`: this node is none any more.
+    ///
+    /// # Errors
+    /// When its files cannot be removed.
+    pub fn forget(config: &ManagerConfig) -> Result<()> {
+        remove_dir(&config.raft_dir())
     }
 
     /// Makes this node, whose certificate says manager, one more manager of its swarm, through
@@ -115,9 +159,9 @@ impl Manager {
         }
         let (listener, address, advertise_addr) = listen(&config).await?;
         let new_raft_id = (RandomIds.next() as u64).max(FIRST_RAFT_ID + 1);
-        let replicator = Replicator::open(&config.raft_dir(), new_raft_id, identity.clone()).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, new_raft_id, identity.clone()).await?;
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
-        let manager = Self::start(replicator.clone(), identity, listener, address, advertise_addr);
+        let manager = Self::start(&config, replicator.clone(), identity, listener, address, advertise_addr);
         let mut joined = Err(Error::invalid("the address of a manager to join through is needed"));
         for remote in managers {
             joined = replicator.join(remote, own.clone()).await;
@@ -134,7 +178,8 @@ impl Manager {
         }
     }
 
-    fn start(
+    pub(crate) fn start(
+        config: &ManagerConfig,
         replicator: Replicator,
         identity: Identity,
         listener: TcpListener,
@@ -142,31 +187,63 @@ impl Manager {
         advertise_addr: String,
     ) -> Self {
         let stop = CancellationToken::new();
-        let (dispatcher, dispatcher_loop) = dispatch::new(replicator.clone(), advertise_addr.clone(), stop.clone());
-        let services = Services { dispatcher, ca: CaService::new(replicator.clone()), raft: replicator.service() };
+        let tunnels = Tunnels::new(replicator.clone(), identity.clone(), stop.clone());
+        let (dispatcher, dispatcher_loop) =
+            dispatch::new(replicator.clone(), tunnels.clone(), advertise_addr.clone(), stop.clone());
+        let refusals = Arc::new(Refusals::default());
+        let services = Services {
+            dispatcher,
+            ca: CaService::new(replicator.clone(), refusals.clone()),
+            raft: replicator.service(),
+            replicator: replicator.clone(),
+            refusals,
+        };
+        let ca = services.ca.clone();
+        let (settled, locks) = watch::channel(lock::Settled::default());
         let mut loops = JoinSet::new();
+        let certificates = config.certificates();
+        loops.spawn(lock::run(replicator.clone(), config.vault.clone(), certificates.clone(), settled, stop.clone()));
+        loops.spawn(own_certificate::run(replicator.clone(), ca, identity.clone(), certificates, stop.clone()));
+        loops.spawn(rotation::run(replicator.clone(), stop.clone()));
         loops.spawn(leader::run(replicator.clone(), stop.clone()));
         loops.spawn(dispatcher_loop.run());
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
         loops.spawn(managers::run(replicator.clone(), own, stop.clone()));
-        let (clock, clock_stop) = (replicator.clone(), stop.clone());
-        loops.spawn(async move { clock.tend_clock(&clock_stop).await });
+        let (tended, tend_stop) = (replicator.clone(), stop.clone());
+        loops.spawn(async move { tended.tend_leadership(&tend_stop).await });
+        let (tended, tend_stop) = (replicator.clone(), stop.clone());
+        loops.spawn(async move { tended.tend_log(&tend_stop).await });
         loops.spawn(server::run(listener, identity.clone(), services, stop.clone()));
         let (failed, failure) = watch::channel(None);
         let raft = replicator.clone();
         let raft_failed = async move { raft.failed().await };
         let supervisor = tokio::spawn(supervise(loops, raft_failed, stop.clone(), failed));
         tracing::info!(node = %identity.node_id(), %address, "manager started");
-        Self { replicator, identity, address, advertise_addr, stop, failure, supervisor }
+        Self { replicator, identity, address, advertise_addr, stop, failure, locks, tunnels, supervisor }
+    }
+
+    /// Writes what lies in the files of a manager that does not run as JSON lines, without
+    /// secrets. The vault must be unlocked if it is locked.
+    ///
+    /// # Errors
+    /// There is nothing, it is in use or locked, or `out` cannot be written.
+    pub async fn dump(config: &ManagerConfig, out: &mut (dyn std::io::Write + Send)) -> Result<DumpSummary> {
+        raft::dump(&config.raft_dir(), &config.vault, out).await
     }
 
     /// What the API asks.
     pub fn control(&self) -> Control {
-        Control::new(self.replicator.clone(), self.identity.node_id())
+        let own = Member { node_id: self.identity.node_id(), address: self.advertise_addr.clone() };
+        Control::new(self.replicator.clone(), own, self.locks.clone(), self.tunnels.clone())
     }
 
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    #[cfg(test)]
+    pub(crate) fn replicator(&self) -> &Replicator {
+        &self.replicator
     }
 
     /// Where it listens.
@@ -191,8 +268,15 @@ impl Manager {
         }
     }
 
-    /// Stops all loops, then Raft. Nothing acknowledged is lost, not even without this.
+    /// Lets another manager lead if this one does, stops all loops, then Raft. Nothing
+    /// acknowledged is lost, not even without this.
     pub async fn shutdown(self) {
+        if self.replicator.is_leader()
+            && let Some(heir) = self.replicator.heir()
+            && let Err(error) = self.replicator.hand_over(heir).await
+        {
+            tracing::info!(%error, "the others elect a leader themselves");
+        }
         self.stop.cancel();
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.supervisor).await.is_err() {
             tracing::warn!("parts of the manager did not stop in time");
@@ -234,6 +318,7 @@ struct Founded {
     node_id: NodeId,
     root_ca: RootCa,
     stored: StoredIdentity,
+    certificate: NodeCertificate,
 }
 
 impl Founded {
@@ -248,15 +333,18 @@ impl Founded {
         let root_ca = RootCa {
             worker_token: fresh_token(&root_pem)?,
             manager_token: fresh_token(&root_pem)?,
+            digest: authority.digest()?.as_str().to_owned(),
             cert_pem: root_pem.clone(),
             key_pem: authority.key_pem().to_owned(),
+            ..RootCa::default()
         };
         let stored = StoredIdentity { root_pem, chain_pem, key_pem: request.key_pem().to_owned().into() };
-        Ok(Self { cluster_id, node_id, root_ca, stored })
+        let certificate = certificate_facts(&stored.chain_pem, &root_ca.digest)?;
+        Ok(Self { cluster_id, node_id, root_ca, stored, certificate })
     }
 
-    fn facts(&self, init: SwarmInit, advertise_addr: &str) -> Bootstrap {
-        let cluster = Cluster {
+    fn facts(&self, init: SwarmInit, advertise_addr: &str) -> Result<Bootstrap> {
+        let mut cluster = Cluster {
             id: self.cluster_id.clone(),
             spec: init.spec,
             root_ca: self.root_ca.clone(),
@@ -265,6 +353,7 @@ impl Founded {
             data_path_port: init.data_path_port,
             ..Cluster::default()
         };
+        lock::settle_key(&mut cluster, false)?;
         let host = host_of(advertise_addr);
         let data_path_address = if init.data_path_address.is_empty() { host.clone() } else { init.data_path_address };
         let node = Node {
@@ -280,13 +369,14 @@ impl Founded {
             }),
             role: Role::Manager,
             data_path_address,
+            certificate: self.certificate.clone(),
             ..Node::default()
         };
-        Bootstrap { cluster, node }
+        Ok(Bootstrap { cluster, node })
     }
 }
 
-async fn listen(config: &ManagerConfig) -> Result<(TcpListener, SocketAddr, String)> {
+pub(crate) async fn listen(config: &ManagerConfig) -> Result<(TcpListener, SocketAddr, String)> {
     let failed = |e: std::io::Error| Error::internal(format!("cannot listen on {}: {e}", config.listen_addr));
     let listener = TcpListener::bind(config.listen_addr).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -316,18 +406,18 @@ fn advertised(configured: &str, address: SocketAddr) -> Result<String> {
 }
 
 /// `host` of `host:port`, without the brackets of an IPv6 address.
-fn host_of(address: &str) -> String {
+pub(crate) fn host_of(address: &str) -> String {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
 /// From here on the folder is a member's.
-fn mark_joined(config: &ManagerConfig) -> Result<()> {
+pub(crate) fn mark_joined(config: &ManagerConfig) -> Result<()> {
     let path = config.raft_dir().join(JOINED_FILE);
     write_atomic(&path, b"").map_err(|e| Error::internal(format!("cannot write {}: {e}", path.display())))
 }
 
-fn remove_dir(dir: &Path) -> Result<()> {
+pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::internal(format!("cannot remove {}: {e}", dir.display())))
@@ -383,7 +473,8 @@ mod tests {
 
     fn config(dir: &Path) -> ManagerConfig {
         let listen_addr = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-        ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new() }
+        let vault = ManagerConfig::vault_of(dir);
+        ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new(), vault }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -407,18 +498,7 @@ mod tests {
         let purged = raft.wait(Some(Duration::from_secs(20)));
         purged.metrics(|m| m.purged.is_some_and(|id| id.index >= upto), "purge").await.unwrap();
 
-        // The certificate of the second, made as the CA service would make it.
-        let cluster = first.replicator.store().snapshot().cluster().unwrap().clone();
-        let authority = CertificateAuthority::from_pem(&cluster.root_ca.cert_pem, &cluster.root_ca.key_pem).unwrap();
-        let request = CertificateRequest::create().unwrap();
-        let subject = NodeSubject { node_id: "second".into(), role: Role::Manager, cluster_id: cluster.id.clone() };
-        let chain_pem = authority.sign(request.pem(), &subject, now(), Duration::from_secs(7200)).unwrap();
-        let stored = StoredIdentity {
-            root_pem: cluster.root_ca.cert_pem.clone(),
-            chain_pem,
-            key_pem: request.key_pem().to_owned().into(),
-        };
-        let identity = Identity::new(&stored).unwrap();
+        let identity = crate::partition_tests::admitted(&first, "second").await;
         let through = [first.advertise_addr().to_owned()];
         let second = Manager::join_through(config(dirs[1].path()), identity, &through).await.unwrap();
         let (ours, theirs) = (first.replicator.store(), second.replicator.store());

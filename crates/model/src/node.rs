@@ -5,7 +5,7 @@ use crate::id::{NetworkId, NodeId};
 use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,7 +79,11 @@ pub struct NodeDescription {
     pub platform: Platform,
     pub nano_cpus: i64,
     pub memory_bytes: i64,
+    /// Kind to how many there are.
     pub generic_resources: BTreeMap<String, i64>,
+    /// Kind to the names of those that differ, such as the ids of GPUs. A kind is
+    /// either counted or named.
+    pub named_resources: BTreeMap<String, BTreeSet<String>>,
     pub engine_version: String,
     pub engine_labels: BTreeMap<String, String>,
     /// (type, name), e.g. `("Volume", "local")`.
@@ -111,6 +115,19 @@ pub struct ManagerStatus {
     pub reachable: bool,
 }
 
+/// What the managers know of the certificate they gave a node last.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeCertificate {
+    /// Digest of the root that signed it.
+    pub issuer: String,
+    /// SHA-256 of its public key, in hex.
+    pub key_digest: String,
+    pub not_after: Timestamp,
+    /// The node is to ask for another one now.
+    pub renewal_due: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Node {
@@ -120,10 +137,11 @@ pub struct Node {
     pub description: NodeDescription,
     pub status: NodeStatus,
     pub manager_status: Option<ManagerStatus>,
-    /// Role its certificate says, which follows `spec.role`.
+    /// Role its certificate may say; follows `spec.role`, a demotion once it is out of Raft.
     pub role: Role,
     /// This node's own balancer address on each overlay it runs tasks on.
     pub attachments: BTreeMap<NetworkId, IpNet>,
     /// `host` part of the address peers reach its data path at.
     pub data_path_address: String,
+    pub certificate: NodeCertificate,
 }

@@ -23,7 +23,7 @@ pub struct ServiceSpec {
     pub endpoint: EndpointSpec,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceMode {
     Replicated { replicas: u64 },
@@ -36,6 +36,27 @@ impl Default for ServiceMode {
     fn default() -> Self {
         Self::Replicated { replicas: 1 }
     }
+}
+
+impl ServiceMode {
+    /// Its tasks are to end, not to stay.
+    pub fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob)
+    }
+
+    /// One task per node that may have one, instead of numbered slots.
+    pub fn is_per_node(self) -> bool {
+        matches!(self, Self::Global | Self::GlobalJob)
+    }
+}
+
+/// How often a job was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobStatus {
+    /// Raised by every update: all tasks run again. Tasks carry it.
+    pub iteration: u64,
+    pub last_execution: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -166,6 +187,8 @@ pub struct Service {
     pub previous_spec: Option<Box<ServiceSpec>>,
     pub endpoint: ServiceEndpoint,
     pub update_status: Option<UpdateStatus>,
+    /// Set for jobs only.
+    pub job_status: Option<JobStatus>,
     /// Removal was asked for; goes once its tasks are down.
     pub pending_delete: bool,
     /// Restarts made per slot (or node, for global), with their times: the facts
@@ -222,6 +245,42 @@ pub struct TaskContainer {
     pub capability_drop: Vec<String>,
     pub ulimits: Vec<Ulimit>,
     pub oom_score_adj: i32,
+    /// As `--security-opt` says it.
+    pub security_opt: Vec<String>,
+    /// How nodes log in to pull the image; nothing else of the task depends on it.
+    pub pull_auth: PullAuth,
+}
+
+/// Credentials for an image's registry. They live in the replicated store and in agents'
+/// memory, and are in no answer and no error. Two are always equal: a service whose
+/// password changed is the same service, and its tasks go on.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PullAuth {
+    pub username: String,
+    pub password: String,
+    /// In place of a password.
+    pub identity_token: String,
+}
+
+impl PullAuth {
+    pub fn is_empty(&self) -> bool {
+        self.username.is_empty() && self.password.is_empty() && self.identity_token.is_empty()
+    }
+}
+
+impl PartialEq for PullAuth {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for PullAuth {}
+
+impl std::fmt::Debug for PullAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PullAuth { .. }")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use crate::request::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
+use skep_engine::image::RegistryAuth;
 use skep_model::Error;
 use skep_model::container::ContainerStatus;
 
@@ -26,6 +27,14 @@ pub(crate) async fn ping(State(backend): State<Backend>) -> Response {
 pub(crate) async fn version() -> Reply {
     ok(&Version::of(&Machine::read()))
 }
+
+const LEADERLESS_WARNING: &str = "WARNING: The swarm does not have a leader. What this node knows of the swarm may be \
+                                  stale, and it cannot be changed";
+/// The reference's words and lines.
+const TWO_MANAGERS_WARNING: &str = "WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance.";
 
 pub(crate) async fn info(State(backend): State<Backend>) -> Reply {
     let machine = Machine::read();
@@ -46,11 +55,13 @@ pub(crate) async fn info(State(backend): State<Backend>) -> Reply {
     if !machine.swap_accounting {
         warnings.push("WARNING: No swap limit support".into());
     }
+    let swarm = swarm_section(&backend);
+    warnings.extend(swarm_warnings(&backend, swarm.managers).map(str::to_owned));
     let facts = InfoFacts {
         system: &backend.system,
         machine: &machine,
         counts: count(&backend),
-        swarm: swarm_section(&backend),
+        swarm,
         balancer,
         warnings,
         now: crate::json::now(),
@@ -70,6 +81,13 @@ fn count(backend: &Backend) -> Counts {
     counts
 }
 
+/// What whoever relies on this swarm should know.
+fn swarm_warnings(backend: &Backend, managers: usize) -> impl Iterator<Item = &'static str> {
+    let leaderless = backend.swarm.control().is_ok_and(|control| control.check_leader().is_err());
+    let stale = leaderless.then_some(LEADERLESS_WARNING);
+    stale.into_iter().chain((managers == 2).then_some(TWO_MANAGERS_WARNING))
+}
+
 fn swarm_section(backend: &Backend) -> SwarmSection {
     let status = backend.swarm.status();
     let mut section = SwarmSection { status, ..SwarmSection::default() };
@@ -80,15 +98,20 @@ fn swarm_section(backend: &Backend) -> SwarmSection {
     let nodes = control.nodes();
     section.nodes = nodes.len();
     section.managers = nodes.iter().filter(|node| node.manager_status.is_some()).count();
-    let own = control.node("self").ok();
-    section.cluster = control.cluster().ok().map(|c| ClusterInfo::of(&c, own.as_ref().map(|n| &n.description), false));
+    let cluster = control.cluster().and_then(|cluster| Ok((cluster, control.trust()?)));
+    section.cluster = cluster.ok().map(|(cluster, trust)| ClusterInfo::of(&cluster, &trust, false));
     section
 }
 
-/// Credentials are only checked when they are used: a registry refuses the pull itself.
-pub(crate) async fn auth(Json(body): Json<AuthBody>) -> Result<Response, ApiError> {
-    let server = body.serveraddress.unwrap_or_default();
-    Err(Error::not_implemented(format!("checking credentials for {server:?} is not supported yet")).into())
+/// Tries credentials; nothing is kept, clients bring them again with each pull.
+pub(crate) async fn auth(State(backend): State<Backend>, Json(body): Json<AuthBody>) -> Reply {
+    let auth = RegistryAuth {
+        username: body.username.unwrap_or_default(),
+        password: body.password.unwrap_or_default(),
+        identity_token: body.identitytoken.unwrap_or_default(),
+    };
+    backend.engine.images().login(&body.serveraddress.unwrap_or_default(), &auth).await?;
+    ok(&serde_json::json!({ "IdentityToken": "", "Status": "Login Succeeded" }))
 }
 
 /// There are none, and clients ask.

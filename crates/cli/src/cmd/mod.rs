@@ -1,19 +1,32 @@
 //! What the verbs do: one file a noun. Each builds a request, shows the answer, decides nothing.
 
 mod container;
+mod container_files;
+mod container_tune;
+mod copy;
+mod copy_paths;
 mod create;
+mod disk;
 mod image;
+mod login;
+mod manual;
 mod network;
 mod node;
+mod orchestrate;
 mod process;
 mod registry;
 mod secret;
 mod service;
+mod service_logs;
 mod service_pretty;
 mod service_progress;
 mod service_spec;
 mod service_update;
+mod stack;
 mod swarm;
+mod swarm_backup;
+mod swarm_ca;
+mod swarm_lock;
 mod system;
 mod task;
 
@@ -30,6 +43,12 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Attach(flags) => process::attach(client, &flags).await,
         Verb::Start(flags) => process::start(client, &flags).await,
         Verb::Create(flags) => process::create(client, *flags).await,
+        Verb::Commit(flags) => container_files::commit(client, &flags).await,
+        Verb::Cp(flags) => copy::cp(client, &flags).await,
+        Verb::Diff(flags) => container_files::diff(client, &flags).await,
+        Verb::Export(flags) => container_files::export(client, &flags).await,
+        Verb::Stats(flags) => container_tune::stats(client, &flags).await,
+        Verb::Update(flags) => container_tune::update(client, &flags).await,
         Verb::Ps(flags) => container::list(client, &flags).await,
         Verb::Kill(flags) => container::kill(client, &flags).await,
         Verb::Logs(flags) => container::logs(client, &flags).await,
@@ -46,6 +65,8 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Build(flags) => image::build(client, *flags).await,
         Verb::Pull(flags) => registry::pull(client, &flags).await,
         Verb::Push(flags) => registry::push(client, &flags).await,
+        Verb::Login(flags) => login::login(client, &flags).await,
+        Verb::Logout(flags) => login::logout(&flags),
         Verb::Images(flags) => image::list(client, &flags).await,
         Verb::History(flags) => image::history(client, &flags).await,
         Verb::Import(flags) => image::import(client, flags).await,
@@ -59,6 +80,7 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Swarm(verb) => swarm::dispatch(client, verb).await,
         Verb::Node(verb) => node::dispatch(client, verb).await,
         Verb::Service(verb) => service::dispatch(client, verb).await,
+        Verb::Stack(verb) => stack::dispatch(client, verb).await,
         Verb::Secret(verb) => secret::secrets(client, verb).await,
         Verb::Config(verb) => secret::configs(client, verb).await,
         Verb::System(verb) => system::dispatch(client, verb).await,
@@ -67,9 +89,10 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Events(flags) => system::events(client, &flags).await,
         Verb::Inspect(flags) => system::inspect(client, &flags).await,
         Verb::Completion(flags) => {
-            system::completion(flags.shell);
+            manual::completion(flags.shell);
             Ok(())
         }
+        Verb::Man(flags) => manual::man(&flags.folder),
     }
 }
 

@@ -250,8 +250,9 @@ fn memory_files(before: &Resources, after: &Resources, v2: bool) -> Writes {
     }
     let memory = ("memory.limit_in_bytes", after.memory_bytes.to_string());
     let swap = ("memory.memsw.limit_in_bytes", swap.to_string());
-    // The kernel wants memory to stay below memory plus swap at every step.
-    if after.memory_bytes > before.memory_bytes { vec![swap, memory] } else { vec![memory, swap] }
+    // The kernel wants memory to stay below memory plus swap at every step. No limit is the largest.
+    let grows = before.memory_bytes > 0 && after.memory_bytes > before.memory_bytes;
+    if grows { vec![swap, memory] } else { vec![memory, swap] }
 }
 
 /// The weight of version 2 that stands for shares of version 1: the formula of the OCI
@@ -303,6 +304,7 @@ mod tests {
         let large = Resources { memory_bytes: 200, ..Default::default() };
         assert_eq!(memory_files(&small, &large, false)[0].0, "memory.memsw.limit_in_bytes");
         assert_eq!(memory_files(&large, &small, false)[0].0, "memory.limit_in_bytes");
+        assert_eq!(memory_files(&Resources::default(), &small, false)[0].0, "memory.limit_in_bytes");
         assert_eq!((weight_of(2), weight_of(1024), weight_of(262_144)), (1, 100, 10_000));
     }
 }

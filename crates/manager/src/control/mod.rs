@@ -4,11 +4,16 @@
 //! `name` arguments take a full id, an exact name or a unique id prefix. Errors carry
 //! the reference's texts (`service x not found`, `rpc error: code = ... desc = ...`).
 
+mod managers;
 mod names;
+mod orchestrate;
+mod reach;
 mod swarm;
 
+use crate::dispatch::Tunnels;
 use crate::edit::edit;
-use crate::raft::Replicator;
+use crate::lock::Settled;
+use crate::raft::{Member, Replicator};
 use names::resolve;
 use skep_cluster::Store;
 use skep_cluster::command::Write;
@@ -24,6 +29,7 @@ use skep_model::{Result, Timestamp};
 use std::sync::Arc;
 use tokio::sync::watch;
 
+pub use orchestrate::{Move, Moves, TaskReason, Why};
 pub(crate) use swarm::fresh_token;
 pub use swarm::{JoinTokens, RotateFlags};
 
@@ -32,11 +38,15 @@ pub use swarm::{JoinTokens, RotateFlags};
 pub struct Control {
     replicator: Replicator,
     node_id: NodeId,
+    /// How this manager is reached.
+    own: Member,
+    locks: watch::Receiver<Settled>,
+    tunnels: Tunnels,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, node_id: NodeId) -> Self {
-        Self { replicator, node_id }
+    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>, tunnels: Tunnels) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, locks, tunnels }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
@@ -84,12 +94,14 @@ impl Control {
     }
 
     pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.store().nodes().cloned().collect()
+        let seen = self.seen_managers();
+        self.store().nodes().map(|node| seen.correct(node)).collect()
     }
 
     /// `self` is this node.
     pub fn node(&self, name: &str) -> Result<Arc<Node>> {
-        self.find_node(&self.store(), name).cloned()
+        let store = self.store();
+        self.find_node(&store, name).map(|node| self.seen_managers().correct(node))
     }
 
     pub async fn update_node(&self, name: &str, version: u64, spec: NodeSpec) -> Result<()> {
@@ -101,9 +113,11 @@ impl Control {
     }
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
-        self.edit(|store, _, _| {
+        self.edit(|store, now, _| {
             let id = self.find_node(store, name)?.id.clone();
-            Ok(((), decide::remove_node(store, &id, force)?))
+            let mut writes = decide::remove_node(store, &id, force)?;
+            writes.extend(decide::lock_out(store, &id, now));
+            Ok(((), writes))
         })
         .await
     }
@@ -174,11 +188,6 @@ impl Control {
     /// This node's id.
     pub fn node_id(&self) -> &NodeId {
         &self.node_id
-    }
-
-    /// Id of the leader, if one is known.
-    pub fn leader(&self) -> Option<NodeId> {
-        self.replicator.leader()
     }
 
     fn store(&self) -> Arc<Store> {

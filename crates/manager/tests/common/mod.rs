@@ -2,23 +2,25 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
-use skep_identity::{CertificateRequest, Identity, JoinToken, StoredIdentity};
+use skep_identity::{CertStore, CertificateRequest, Identity, JoinToken, StoredIdentity};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::Timestamp;
 use skep_model::node::{NodeDescription, Platform};
 use skep_model::service::{ServiceMode, ServiceSpec};
-use skep_model::task::{Task, TaskState, TaskStatus};
+use skep_model::task::{Task, TaskContainerStatus, TaskState, TaskStatus};
 use skep_proto::ca::IssueNodeCertificateRequest;
 use skep_proto::ca::node_ca_client::NodeCaClient;
 use skep_proto::codec::{decode, encode};
 use skep_proto::dispatcher::assignment_change::{Action, Item};
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{
-    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest, TaskStatusUpdate,
-    UpdateTaskStatusRequest,
+    AssignmentsMessage, AssignmentsRequest, AwaitNetworkRequest, HeartbeatRequest, ReportNetworkRequest,
+    SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest,
 };
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -31,7 +33,17 @@ pub fn config(dir: &Path) -> ManagerConfig {
         state_dir: dir.to_owned(),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
+        vault: ManagerConfig::vault_of(dir),
     }
+}
+
+/// A configuration with an address that no other test and no other process has, also after
+/// a restart.
+pub fn settled_config(dir: &Path) -> ManagerConfig {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed));
+    ManagerConfig { listen_addr: (ip, 2377).into(), ..config(dir) }
 }
 
 pub async fn bootstrap(dir: &Path) -> Manager {
@@ -90,8 +102,21 @@ pub async fn join(address: &str, token: &str) -> Result<Identity, Status> {
     issue(channel, &token.to_text()).await
 }
 
+/// Joins with a token and keeps the certificate in `store`.
+pub async fn join_and_keep(address: &str, token: &str, store: &CertStore) -> Identity {
+    let token: JoinToken = token.parse().unwrap();
+    let channel = skep_identity::connect_for_join(address, &token).await.unwrap();
+    let stored = ask(channel, &token.to_text()).await.unwrap();
+    store.save(&stored).unwrap();
+    Identity::new(&stored).unwrap()
+}
+
 /// Asks for a certificate over a channel.
 pub async fn issue(channel: Channel, token: &str) -> Result<Identity, Status> {
+    Ok(Identity::new(&ask(channel, token).await?).unwrap())
+}
+
+async fn ask(channel: Channel, token: &str) -> Result<StoredIdentity, Status> {
     let request = CertificateRequest::create().unwrap();
     let message = IssueNodeCertificateRequest {
         csr_pem: request.pem().to_owned(),
@@ -99,12 +124,11 @@ pub async fn issue(channel: Channel, token: &str) -> Result<Identity, Status> {
         availability: String::new(),
     };
     let answer = NodeCaClient::new(channel).issue_node_certificate(message).await?.into_inner();
-    let stored = StoredIdentity {
+    Ok(StoredIdentity {
         root_pem: answer.root_ca_pem,
         chain_pem: answer.certificate_chain_pem,
         key_pem: request.key_pem().to_owned().into(),
-    };
-    Ok(Identity::new(&stored).unwrap())
+    })
 }
 
 /// A node's agent that runs nothing but says what it is told to say.
@@ -145,7 +169,11 @@ impl Agent {
 
     /// Takes the next assignments message.
     pub async fn next(&mut self) {
-        let message = tokio::time::timeout(DEADLINE, self.assignments.message()).await.expect("no assignments came");
+        tokio::time::timeout(DEADLINE, self.next_whenever()).await.expect("no assignments came");
+    }
+
+    async fn next_whenever(&mut self) {
+        let message = self.assignments.message().await;
         let message = message.unwrap().expect("the assignments ended");
         assert!(message.results_in >= self.generation, "the generation went back");
         if message.kind == 1 {
@@ -180,12 +208,34 @@ impl Agent {
     pub async fn report(&mut self, reports: &[(&str, TaskState)]) -> Result<(), Status> {
         let update = |(id, state): &(&str, TaskState)| {
             let timestamp = Timestamp::from_chrono(chrono::Utc::now());
-            let status = TaskStatus { state: *state, timestamp, ..TaskStatus::default() };
+            let container = Some(TaskContainerStatus { container_id: (*id).into(), ..Default::default() });
+            let status = TaskStatus { state: *state, timestamp, container, ..TaskStatus::default() };
             TaskStatusUpdate { task_id: (*id).to_owned(), status: encode(&status) }
         };
         let updates = reports.iter().map(update).collect();
         let request = UpdateTaskStatusRequest { session_id: self.session_id.clone(), updates };
         self.client.update_task_status(request).await.map(|_| ())
+    }
+
+    /// Says that the kernel is as was last said.
+    pub async fn report_network(&mut self) {
+        let request = ReportNetworkRequest { session_id: self.session_id.clone(), generation: self.generation };
+        self.client.report_network(request).await.unwrap();
+    }
+
+    /// Takes and acknowledges every message.
+    pub async fn follow(&mut self) -> std::convert::Infallible {
+        loop {
+            self.report_network().await;
+            self.next_whenever().await;
+        }
+    }
+
+    /// Whether all nodes have followed to this agent's generation, asked on its own.
+    pub fn ask_network(&self) -> tokio::task::JoinHandle<bool> {
+        let request = AwaitNetworkRequest { session_id: self.session_id.clone(), generation: self.generation };
+        let mut client = self.client.clone();
+        tokio::spawn(async move { client.await_network(request).await.unwrap().into_inner().reached })
     }
 
     /// Says of every task that it is as far as it is wanted to be.
