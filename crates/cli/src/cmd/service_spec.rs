@@ -43,6 +43,9 @@ pub(crate) fn spec(flags: &Create) -> Result<Value> {
         spec["TaskTemplate"]["Resources"]["Reservations"]["GenericResources"] = reserved.into();
     }
     apply(&mut spec, &flags.common)?;
+    if flags.mode.ends_with("-job") && !(spec["UpdateConfig"].is_null() && spec["RollbackConfig"].is_null()) {
+        bail!("update and rollback configuration is not supported for jobs");
+    }
     Ok(spec)
 }
 

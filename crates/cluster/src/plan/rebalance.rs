@@ -94,6 +94,9 @@ fn start_there(draft: &mut Draft<'_>, service: &Service, old: &Task, to: &NodeId
     draft.put_task(task);
 }
 
+/// The nodes of each branch of one parent; a node without further labels is its own branch.
+type Siblings<'a> = BTreeMap<(&'a [String], usize), Vec<usize>>;
+
 /// How a replicated service is spread at the moment.
 struct Share {
     service: Arc<Service>,
@@ -151,7 +154,7 @@ impl Share {
         let levels = self.service.spec.task.placement.spread.len();
         (0..=levels).find_map(|level| {
             // Siblings are what has all labels before this level in common.
-            let mut families: BTreeMap<&[String], BTreeMap<(&[String], usize), Vec<usize>>> = BTreeMap::new();
+            let mut families: BTreeMap<&[String], Siblings<'_>> = BTreeMap::new();
             for (at, path) in self.paths.iter().enumerate() {
                 let own = if level < levels { (&path[..=level], 0) } else { (&path[..], at) };
                 families.entry(&path[..level]).or_default().entry(own).or_default().push(at);

@@ -80,7 +80,7 @@ fn values_out_of_range_are_refused(host: &mut Host) -> Result<()> {
     refused(&["--reserve-cpu", "0.0001"], "invalid cpu value 0.0001: Must be at least 0.001")?;
     refused(&["--constraint", "node.role"], "constraint expected one operator from ==, !=")?;
     refused(&["--update-max-failure-ratio", "1.5"], "update-maxfailureratio cannot be less than 0 or bigger than 1")?;
-    refused(&["--mode", "replicated-job", "--update-parallelism", "2"], "Jobs may not have an update config")?;
+    refused(&["--mode", "replicated-job", "--update-parallelism", "2"], "configuration is not supported for jobs")?;
     refused(&["--secret", "nosuch"], "nosuch")?;
     refused(&["--network", "nosuch"], "nosuch")
 }
