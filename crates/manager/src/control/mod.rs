@@ -54,8 +54,9 @@ impl Control {
         self.replicator.store().version()
     }
 
+    /// Those that were removed are not shown, though their tasks may take a while to stop.
     pub fn services(&self) -> Vec<Arc<Service>> {
-        self.store().services().cloned().collect()
+        self.store().services().filter(|service| !service.pending_delete).cloned().collect()
     }
 
     pub fn service(&self, name: &str) -> Result<Arc<Service>> {
@@ -211,7 +212,8 @@ impl Control {
 
 fn find_service<'a>(store: &'a Store, name: &str) -> Result<&'a Arc<Service>> {
     let named = |service: &Arc<Service>, name: &str| service.spec.name == name;
-    resolve("service", name, store.services(), |service| service.id.as_str(), named)
+    let services = store.services().filter(|service| !service.pending_delete);
+    resolve("service", name, services, |service| service.id.as_str(), named)
 }
 
 fn find_network<'a>(store: &'a Store, name: &str) -> Result<&'a Arc<ClusterNetwork>> {
