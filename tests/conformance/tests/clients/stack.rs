@@ -104,11 +104,12 @@ fn secrets_and_configs_in_their_places(host: &mut Host) -> Result<()> {
     begin(host)?;
     file(host, "pass.txt", "abc123\n")?;
     file(host, "app.conf", "level=1\n")?;
+    file(host, "filled.conf", "{{.Service.Name}} {{.Task.Slot}} {{env \"WHO\"}} {{secret \"pass\"}}")?;
     success(&with_input(host, &["secret", "create", "outside", "-"], b"external\n")?)?;
     let path = file(
         host,
         "f.yml",
-        "version: \"3.9\"\nservices:\n  db:\n    image: busybox\n    command: sleep 1000\n    stop_grace_period: 100ms\n    secrets:\n      - pass\n      - outside\n      - {source: pass, target: /root/own, uid: '7', gid: '8', mode: 0400}\n    configs:\n      - {source: app, target: /etc/app.conf, uid: '5', mode: 0440}\n    volumes:\n      - data:/var/lib/data\nvolumes:\n  data:\nsecrets:\n  pass: {file: ./pass.txt}\n  outside: {external: true}\nconfigs:\n  app: {file: ./app.conf}\n",
+        "version: \"3.9\"\nservices:\n  db:\n    image: busybox\n    command: sleep 1000\n    stop_grace_period: 100ms\n    secrets:\n      - pass\n      - outside\n      - {source: pass, target: /root/own, uid: '7', gid: '8', mode: 0400}\n    environment: [WHO=me]\n    configs:\n      - {source: filled, target: /filled}\n      - {source: app, target: /etc/app.conf, uid: '5', mode: 0440}\n    volumes:\n      - data:/var/lib/data\nvolumes:\n  data:\nsecrets:\n  pass: {file: ./pass.txt}\n  outside: {external: true}\nconfigs:\n  app: {file: ./app.conf}\n  filled: {file: ./filled.conf, template_driver: golang}\n",
     )?;
     host.ok(&["stack", "deploy", "-c", &path, "demo"])?;
     converged(host, &["demo_db 1/1"])?;
@@ -119,6 +120,7 @@ fn secrets_and_configs_in_their_places(host: &mut Host) -> Result<()> {
             == "abc123\nexternal\nabc123\nlevel=1"
     );
     ensure!(shown("stat -c '%a %u %g' /run/secrets/pass /root/own /etc/app.conf")? == "444 0 0\n400 7 8\n440 5 0");
+    ensure!(shown("cat /filled")? == "demo_db 1 me abc123", "{}", shown("cat /filled")?);
     ensure!(host.ok(&["volume", "ls", "-q"])?.contains("demo_data"));
     let secrets = host.ok(&["secret", "ls", "-f", LABEL, "--format", "{{.Name}}"])?;
     ensure!(secrets == "demo_pass", "{secrets}");
