@@ -361,7 +361,7 @@ fn dependencies_start_first(host: &mut Host) -> Result<()> {
     let path = file(
         host,
         "f.yml",
-        "services:\n  app:\n    image: busybox\n    command: sleep 1000\n    stop_grace_period: 100ms\n    depends_on:\n      db: {condition: service_healthy}\n      prepare: {condition: service_completed_successfully}\n  db:\n    image: busybox\n    command: sh -c 'sleep 1; touch /ok; sleep 1000'\n    stop_grace_period: 100ms\n    healthcheck: {test: test -f /ok, interval: 200ms}\n  prepare:\n    image: busybox\n    command: 'true'\n    depends_on: [db]\n    deploy: {restart_policy: {condition: none}}\n",
+        "services:\n  app:\n    image: busybox\n    command: sleep 1000\n    stop_grace_period: 100ms\n    depends_on:\n      db: {condition: service_healthy}\n      prepare: {condition: service_completed_successfully}\n  db:\n    image: busybox\n    command: sh -c 'sleep 1; touch /ok; sleep 1000'\n    stop_grace_period: 100ms\n    healthcheck: {test: test -f /ok, interval: 200ms, start_period: 1m}\n  prepare:\n    image: busybox\n    command: 'true'\n    depends_on: [db]\n    deploy: {restart_policy: {condition: none}}\n",
     )?;
     let shown = host.ok(&["stack", "deploy", "-d", "-c", &path, "demo"])?;
     let place = |line: &str| shown.find(line).with_context(|| format!("{line} is not in {shown}"));
