@@ -50,7 +50,7 @@ enum Command {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// Run only the tests of clusters of several machines; not part of `test` yet
+    /// Run only the tests of clusters of several machines
     Clusters {
         /// Only tests whose name contains this
         filter: Option<String>,

@@ -30,7 +30,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     if filter.is_none() {
         simulation(SIMULATION_SEEDS)?;
     }
-    clients(filter)
+    clients(filter)?;
+    clusters(filter)
 }
 
 /// Makes what the clients' tests import and build.
