@@ -114,6 +114,7 @@ impl Control {
     }
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
+        crate::managers::refresh(&self.replicator).await;
         self.edit(|store, now, _| {
             let id = self.find_node(store, name)?.id.clone();
             let mut writes = decide::remove_node(store, &id, force)?;
