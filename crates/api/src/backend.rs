@@ -50,6 +50,8 @@ pub trait Swarm: Send + Sync + 'static {
     fn status(&self) -> SwarmStatus;
     /// What netd says of itself.
     async fn netd_status(&self) -> Result<NetdStatus>;
+    /// What differs between this node's kernel and what netd was told, a line each.
+    async fn verify_network(&self) -> Result<Vec<String>>;
 }
 
 #[derive(Debug, Clone, Default)]

@@ -67,6 +67,10 @@ impl Swarm for Roles {
     async fn netd_status(&self) -> Result<NetdStatus> {
         self.shared.around.netd.status().await
     }
+
+    async fn verify_network(&self) -> Result<Vec<String>> {
+        self.shared.around.netd.verify().await
+    }
 }
 
 fn member_status(member: &Member) -> SwarmStatus {

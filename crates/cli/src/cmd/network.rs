@@ -2,7 +2,7 @@
 
 use super::{for_each, inspect_kind};
 use crate::client::{filters, query, segment};
-use crate::flags::network::{Connect, Network, NetworkCreate, Volume, VolumeCreate};
+use crate::flags::network::{Connect, Network, NetworkCreate, VerifyFlags, Volume, VolumeCreate};
 use crate::flags::{ListFlags, RemoveFlags};
 use crate::format::{Listing, text};
 use crate::{Client, Outcome, human, parse};
@@ -29,6 +29,31 @@ pub(crate) async fn networks(client: &Client, verb: Network) -> Outcome {
             .await
         }
         Network::Rm(flags) => remove(client, &flags, "networks").await,
+        Network::Verify(flags) => verify(client, &flags).await,
+    }
+}
+
+/// Every difference on a line; none is success.
+async fn verify(client: &Client, flags: &VerifyFlags) -> Outcome {
+    let answer = client.get("/skep/networks/verify").await?;
+    if flags.format == "json" {
+        println!("{answer}");
+    }
+    let differences: Vec<&Value> = answer["Differences"].as_array().into_iter().flatten().collect();
+    if flags.format == "text" {
+        for line in &differences {
+            println!("{}", text(line));
+        }
+    }
+    match differences.len() {
+        0 if flags.format == "text" => {
+            let (generation, repairs) = (&answer["Generation"], &answer["Repairs"]);
+            println!("the kernel is as wanted (generation {generation}, {repairs} repairs since netd started)");
+            Ok(())
+        }
+        0 => Ok(()),
+        1 => Err(anyhow!("the kernel differs in 1 point").into()),
+        count => Err(anyhow!("the kernel differs in {count} points").into()),
     }
 }
 

@@ -7,6 +7,7 @@ mod failover;
 mod lab;
 mod load;
 mod members;
+mod network;
 mod power;
 mod swarm;
 mod upgrade;
@@ -30,7 +31,7 @@ fn main() {
     // Each trial runs several daemons; more at once than cores only adds noise.
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
-    for scenario in [course::SCENARIOS, upgrade::SCENARIOS, failover::SCENARIOS, power::SCENARIOS, members::SCENARIOS, lab::SCENARIOS].into_iter().flatten() {
+    for scenario in [course::SCENARIOS, upgrade::SCENARIOS, failover::SCENARIOS, power::SCENARIOS, members::SCENARIOS, lab::SCENARIOS, network::SCENARIOS].into_iter().flatten() {
         trials.push(trial(&Client::debian_docker(), scenario));
         if scenario.every_client {
             trials.push(trial(&Client::skep(), scenario));
