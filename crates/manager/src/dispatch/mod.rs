@@ -7,6 +7,7 @@ mod progress;
 mod session;
 mod sessions;
 mod status;
+mod tunnels;
 
 use crate::access::Caller;
 use crate::edit::{edit, status_of};
@@ -22,8 +23,8 @@ use skep_proto::LEADER_METADATA;
 use skep_proto::codec::decode;
 use skep_proto::dispatcher::{
     AssignmentsMessage, AssignmentsRequest, AwaitNetworkRequest, AwaitNetworkResponse, HeartbeatRequest,
-    HeartbeatResponse, ReportNetworkRequest, ReportNetworkResponse, SessionMessage, SessionRequest,
-    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+    HeartbeatResponse, ReportNetworkRequest, ReportNetworkResponse, SessionMessage, SessionRequest, TunnelPiece,
+    TunnelRequest, TunnelRequestsRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
 use status::Report;
 use std::sync::Arc;
@@ -33,7 +34,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use tunnels::Tunnels;
 
 /// Messages of a stream that wait for a slow agent; more are merged, not queued.
 const STREAM_QUEUE_MAX: usize = 2;
@@ -53,6 +56,7 @@ pub(crate) struct Dispatcher {
 struct Inner {
     replicator: Replicator,
     sessions: Sessions,
+    tunnels: Tunnels,
     progress: Progress,
     reports: mpsc::Sender<Report>,
     streams: TaskTracker,
@@ -70,6 +74,7 @@ pub(crate) struct DispatcherLoop {
 /// Makes the service and its loop.
 pub(crate) fn new(
     replicator: Replicator,
+    tunnels: Tunnels,
     own_address: String,
     stop: CancellationToken,
 ) -> (Dispatcher, DispatcherLoop) {
@@ -77,6 +82,7 @@ pub(crate) fn new(
     let inner = Arc::new(Inner {
         replicator,
         sessions: Sessions::default(),
+        tunnels,
         progress: Progress::default(),
         reports: sender,
         streams: TaskTracker::new(),
@@ -90,10 +96,18 @@ impl DispatcherLoop {
     /// Runs until the manager stops; an error means that it must.
     pub(crate) async fn run(self) -> Result<(), Error> {
         let inner = &self.inner;
-        tokio::try_join!(
-            heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
-            status::run(&inner.replicator, self.reports, &inner.stop),
-        )?;
+        let work = async {
+            tokio::try_join!(
+                heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
+                status::run(&inner.replicator, self.reports, &inner.stop),
+            )
+        };
+        tokio::select! {
+            ended = work => ended.map(drop)?,
+            // Wherever they are: a write may wait for a majority that does not come.
+            () = inner.stop.cancelled() => {}
+        }
+        inner.sessions.clear();
         inner.streams.close();
         inner.streams.wait().await;
         Ok(())
@@ -124,11 +138,14 @@ impl Inner {
 
     /// The agent closed its session's stream: it went away, or the connection did.
     async fn session_closed(&self, node: &NodeId, session_id: &str) {
-        if self.stop.is_cancelled() || !self.sessions.is_current(node, session_id) || !self.replicator.is_leader() {
+        if self.stop.is_cancelled() || !self.replicator.is_leader() {
             return;
         }
         let decide = |store: &skep_cluster::Store, _, _: &mut dyn skep_cluster::ids::IdSource| {
-            Ok(((), node_state(store, node, NodeState::Disconnected, "")?))
+            // It may be back already; what that writes is newer, also when this is decided again.
+            let is_gone = self.sessions.is_current(node, session_id) && store.node(node.as_str()).is_some();
+            let writes = if is_gone { node_state(store, node, NodeState::Disconnected, "")? } else { Vec::new() };
+            Ok(((), writes))
         };
         if let Err(error) = edit(&self.replicator, decide).await {
             tracing::warn!(%node, %error, "cannot record that a node disconnected");
@@ -179,6 +196,9 @@ impl Inner {
 impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
     type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
     type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+    type TunnelRequestsStream = ReceiverStream<Result<TunnelRequest, Status>>;
+    type OpenTunnelStream = ReceiverStream<Result<TunnelPiece, Status>>;
+    type ReachNodeStream = ReceiverStream<Result<TunnelPiece, Status>>;
 
     async fn session(&self, request: Request<SessionRequest>) -> Result<Response<Self::SessionStream>, Status> {
         let inner = &self.inner;
@@ -243,6 +263,42 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
         let inner = self.inner.clone();
         self.inner.streams.spawn(async move { assignments::stream(&inner, &node, &session, sender).await });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn tunnel_requests(
+        &self,
+        request: Request<TunnelRequestsRequest>,
+    ) -> Result<Response<Self::TunnelRequestsStream>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let session = self.inner.sessions.get(&node, &request.into_inner().session_id)?;
+        let (sender, receiver) = mpsc::channel(tunnels::REQUESTS_QUEUED_MAX);
+        self.inner.tunnels.listen(&node, sender.clone());
+        let inner = self.inner.clone();
+        self.inner.streams.spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = session::ended(&inner, &session) => {}
+            }
+            inner.tunnels.unlisten(&node, &sender);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn open_tunnel(
+        &self,
+        request: Request<Streaming<TunnelPiece>>,
+    ) -> Result<Response<Self::OpenTunnelStream>, Status> {
+        let (node, _) = caller_of(&request)?;
+        self.inner.tunnels.opened(&node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reach_node(
+        &self,
+        request: Request<Streaming<TunnelPiece>>,
+    ) -> Result<Response<Self::ReachNodeStream>, Status> {
+        self.inner.check_leader()?;
+        self.inner.tunnels.serve_follower(request.into_inner()).await.map(Response::new)
     }
 
     async fn report_network(

@@ -92,7 +92,7 @@ fn message(inner: &Inner, store: &Store, node: &NodeId, session: &Session) -> Op
         session_id: session.id.clone(),
         node: encode(node.as_ref()),
         managers,
-        root_ca_pem: cluster.root_ca.cert_pem.clone(),
+        root_ca_pem: cluster.root_ca.trust_pem(),
         heartbeat_period_ms: u64::try_from(cluster.spec.heartbeat_period.as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -33,6 +33,7 @@ pub fn config(dir: &Path) -> ManagerConfig {
         state_dir: dir.to_owned(),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
+        vault: ManagerConfig::vault_of(dir),
     }
 }
 
