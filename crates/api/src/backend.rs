@@ -59,6 +59,15 @@ pub trait Swarm: Send + Sync + 'static {
     async fn verify_network(&self) -> Result<Vec<String>>;
 }
 
+/// This node's network daemon, as other nodes' managers may look at it.
+#[async_trait]
+pub trait NodeNetwork: Send + Sync + 'static {
+    /// What netd says of itself.
+    async fn status(&self) -> Result<NetdStatus>;
+    /// What differs between the kernel and what netd was told, a line each.
+    async fn verify(&self) -> Result<Vec<String>>;
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct InitRequest {
     /// `0.0.0.0:2377` when empty.

@@ -97,7 +97,7 @@ fn image_paths() -> Router<Backend> {
 
 fn network_and_volume_paths() -> Router<Backend> {
     Router::new()
-        .route("/skep/networks/verify", get(networks_verify::verify))
+        .route(networks_verify::PATH, get(networks_verify::verify))
         .route("/networks", get(networks::list))
         .route("/networks/", get(networks::list))
         .route("/networks/create", post(networks::create))
