@@ -7,6 +7,7 @@ mod failover;
 mod lab;
 mod load;
 mod members;
+mod network;
 mod power;
 mod swarm;
 mod upgrade;
@@ -37,6 +38,7 @@ fn main() {
         power::SCENARIOS,
         members::SCENARIOS,
         lab::SCENARIOS,
+        network::SCENARIOS,
     ]
     .into_iter()
     .flatten()
