@@ -8,6 +8,7 @@ mod lab;
 mod load;
 mod members;
 mod power;
+mod roles;
 mod swarm;
 mod upgrade;
 mod writer;
@@ -30,7 +31,7 @@ fn main() {
     // Each trial runs several daemons; more at once than cores only adds noise.
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
-    for scenario in [course::SCENARIOS, upgrade::SCENARIOS, failover::SCENARIOS, power::SCENARIOS, members::SCENARIOS, lab::SCENARIOS].into_iter().flatten() {
+    for scenario in [course::SCENARIOS, upgrade::SCENARIOS, failover::SCENARIOS, power::SCENARIOS, roles::SCENARIOS, members::SCENARIOS, lab::SCENARIOS].into_iter().flatten() {
         trials.push(trial(&Client::debian_docker(), scenario));
         if scenario.every_client {
             trials.push(trial(&Client::skep(), scenario));

@@ -45,6 +45,8 @@ pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicU64>,
     times: Arc<Mutex<Vec<Accepted>>>,
+    /// What the first client that gave up found.
+    failed: Arc<Mutex<Option<String>>>,
     threads: Vec<std::thread::JoinHandle<Result<BTreeMap<String, Known>>>>,
 }
 
@@ -52,6 +54,7 @@ impl Writers {
     /// Starts `count` clients; each begins at another manager.
     pub(crate) fn start(managers: &[Cli], count: usize) -> Self {
         let (stop, accepted, times) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::default());
+        let failed = Arc::<Mutex<Option<String>>>::default();
         let threads = (0..count)
             .map(|number| {
                 let mut client = OneWriter {
@@ -64,10 +67,17 @@ impl Writers {
                     services: BTreeMap::new(),
                     next: 0,
                 };
-                std::thread::spawn(move || client.run().map(|()| client.services))
+                let failed = Arc::clone(&failed);
+                std::thread::spawn(move || {
+                    let outcome = client.run();
+                    if let Err(error) = &outcome {
+                        failed.lock().unwrap().get_or_insert_with(|| format!("{error:#}"));
+                    }
+                    outcome.map(|()| client.services)
+                })
             })
             .collect();
-        Self { stop, accepted, times, threads }
+        Self { stop, accepted, times, failed, threads }
     }
 
     /// Writes acknowledged so far.
@@ -78,11 +88,14 @@ impl Writers {
     /// Waits for `more` further acknowledged writes.
     pub(crate) fn wait_for(&self, more: u64) -> Result<()> {
         let goal = self.count() + more;
-        wait::until("further writes", || {
-            ensure!(self.threads.iter().all(|thread| !thread.is_finished()), "a client ended");
+        let failed = wait::until("further writes", || {
+            if let Some(reason) = self.failed.lock().unwrap().clone() {
+                return Ok(Some(reason));
+            }
             ensure!(self.count() >= goal, "{} of {goal}", self.count());
-            Ok(())
-        })
+            Ok(None)
+        })?;
+        failed.map_or(Ok(()), |reason| bail!("a client found: {reason}"))
     }
 
     /// How long after `moment` the first write that was begun after it was acknowledged.
@@ -194,14 +207,20 @@ impl OneWriter {
 
     fn scale(&mut self, name: &str, before: u64) -> Result<()> {
         let after = 1 + (before + 7) % REPLICAS_MAX;
+        let mut refusals = Vec::new();
         loop {
-            let Some(version) = self.version(name, before, after)? else { return Ok(()) };
+            let found = self.version(name, before, after).with_context(|| format!("refused before: {refusals:?}"))?;
+            let Some(version) = found else { return Ok(()) };
+            let asked = self.at;
             let path = format!("/services/{name}/update?version={version}");
             let known = match self.write("POST", &path, Some(&spec(name, after)))? {
                 Answer::Done => Known::Is(after),
                 Answer::Unknown => Known::OneOf(vec![Some(before), Some(after)]),
                 // The manager that was read from lags behind; read again.
-                Answer::Refused(_, text) if text.contains(OUT_OF_SEQUENCE) => continue,
+                Answer::Refused(_, text) if text.contains(OUT_OF_SEQUENCE) => {
+                    refusals.push(format!("{version} at manager {asked}, then {}", self.at));
+                    continue;
+                }
                 Answer::Refused(status, text) => bail!("scale {name} at {version}: {status} {text}"),
             };
             self.services.insert(name.to_owned(), known);
@@ -236,7 +255,9 @@ impl OneWriter {
                     if replicas == Some(before) {
                         return service["Version"]["Index"].as_u64().context("a version").map(Some);
                     }
-                    ensure!(replicas != Some(after), "{name}: a write was refused and is applied");
+                    let version = &service["Version"]["Index"];
+                    let at = self.at;
+                    ensure!(replicas != Some(after), "{name}: {before} to {after} was refused and is applied, {version} at {at}");
                     format!("{replicas:?} replicas, not {before}")
                 }
                 Ok((404, body)) => body,
