@@ -36,6 +36,11 @@ pub(crate) struct AssignedSet {
 }
 
 impl AssignedSet {
+    /// The newest message that was taken.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
@@ -71,7 +76,12 @@ impl AssignedSet {
         let update = action == Action::Update;
         match item {
             Item::Task(bytes) => {
-                let task: Task = decode(bytes)?;
+                let mut task: Task = decode(bytes)?;
+                let auth = std::mem::take(&mut task.spec.container.pull_auth);
+                self.dependencies.pull_auth.remove(&task.id);
+                if update && !auth.is_empty() {
+                    self.dependencies.pull_auth.insert(task.id.clone(), auth);
+                }
                 change_in(&mut self.tasks, task.id.0.clone(), task, update);
             }
             Item::Secret(bytes) => {
@@ -100,6 +110,7 @@ fn change_in<T>(map: &mut BTreeMap<String, Arc<T>>, id: String, value: T, update
 mod tests {
     use super::*;
     use crate::testing::{message, removed, updated};
+    use skep_model::service::PullAuth;
 
     fn task(id: &str, slot: u64) -> Task {
         Task { id: id.into(), slot, ..Task::default() }
@@ -134,6 +145,19 @@ mod tests {
         let older = message(Kind::Complete, 0, 4, Vec::new());
         assert!(matches!(set.apply(&older), Err(Refused::Older { offered: 4, generation: 5 })));
         assert_eq!(set, before);
+    }
+
+    #[test]
+    fn credentials_stand_apart_from_tasks_and_go_with_them() {
+        let mut with_auth = task("a", 1);
+        with_auth.spec.container.pull_auth =
+            PullAuth { username: "u".into(), password: "p".into(), ..PullAuth::default() };
+        let mut set = AssignedSet::default();
+        set.apply(&message(Kind::Complete, 0, 5, vec![updated(&with_auth)])).unwrap();
+        assert!(set.tasks["a"].spec.container.pull_auth.is_empty());
+        assert_eq!(set.dependencies.pull_auth["a"].password, "p");
+        set.apply(&message(Kind::Incremental, 5, 6, vec![removed(&with_auth)])).unwrap();
+        assert!(set.dependencies.pull_auth.is_empty());
     }
 
     #[test]

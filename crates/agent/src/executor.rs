@@ -6,12 +6,13 @@ use crate::template::NodeFacts;
 use async_trait::async_trait;
 use skep_engine::Engine;
 use skep_engine::container::{RemoveOptions, WaitCondition};
+use skep_engine::image::RegistryAuth;
 use skep_model::container::{ContainerInfo, ContainerStatus, HealthStatus, InjectedFile};
 use skep_model::id::{ContainerId, NetworkId, TaskId};
 use skep_model::image::Reference;
 use skep_model::netstate::{ClusterNetState, DesiredNetwork, NetworkKind};
 use skep_model::network::{IpamConfig, NetworkInfo, NetworkScope, NetworkSpec};
-use skep_model::service::{PortConfig, PublishMode};
+use skep_model::service::{PortConfig, PublishMode, PullAuth};
 use skep_model::task::{Task, TaskContainerStatus};
 use skep_model::{Error, ErrorKind, Result};
 use skep_netd::client::NetdClient;
@@ -69,6 +70,11 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Removes all of it.
     async fn clear_network(&self) -> Result<()>;
+
+    /// What templates may say of this node.
+    fn node(&self) -> NodeFacts {
+        NodeFacts::default()
+    }
 }
 
 /// The executor of a real node.
@@ -134,13 +140,15 @@ impl EngineExecutor {
     /// An image pinned by digest is as good here as anywhere. A tag may have moved, so its
     /// registry is asked; but a registry that does not answer keeps no task from running
     /// when an image is here, and images that never were in a registry are used as they are.
-    async fn ensure_image(&self, image: &str, cancel: &CancellationToken) -> Result<()> {
+    async fn ensure_image(&self, task: &Task, cancel: &CancellationToken) -> Result<()> {
+        let image = task.spec.container.image.as_str();
+        let auth = pull_auth(task);
         let reference = Reference::parse(image)?.with_default_tag();
         if let Ok(local) = self.engine.images().resolve(image) {
             if reference.digest.is_some() || local.repo_digests.is_empty() {
                 return Ok(());
             }
-            let asked = self.engine.images().remote_digest(image, None);
+            let asked = self.engine.images().remote_digest(image, auth.clone());
             let digest = match tokio::time::timeout(REGISTRY_ANSWER_MAX, asked).await {
                 Ok(Ok(remote)) => remote.digest,
                 Ok(Err(_)) | Err(_) => return Ok(()),
@@ -149,17 +157,17 @@ impl EngineExecutor {
                 return Ok(());
             }
         }
-        if let Err(error) = self.pull(image, cancel).await {
+        if let Err(error) = self.pull(image, auth, cancel).await {
             // The engine says `No such image` at creation when none is here.
             tracing::warn!(image, %error, "pulling the image of a task failed");
         }
         Ok(())
     }
 
-    async fn pull(&self, image: &str, cancel: &CancellationToken) -> Result<()> {
+    async fn pull(&self, image: &str, auth: Option<RegistryAuth>, cancel: &CancellationToken) -> Result<()> {
         let (sender, mut progress) = mpsc::channel(PULL_PROGRESS_QUEUE);
         let drain = async move { while progress.recv().await.is_some() {} };
-        let pull = self.engine.images().pull(image, None, None, sender);
+        let pull = self.engine.images().pull(image, None, auth, sender);
         tokio::select! {
             (pulled, ()) = async { tokio::join!(pull, drain) } => pulled.map(|_| ()),
             () = cancel.cancelled() => Err(Error::unavailable("the pull was given up")),
@@ -189,7 +197,7 @@ impl EngineExecutor {
 #[async_trait]
 impl Executor for EngineExecutor {
     async fn prepare(&self, task: &Task, files: Vec<InjectedFile>, cancel: &CancellationToken) -> Result<()> {
-        self.ensure_image(&task.spec.container.image, cancel).await?;
+        self.ensure_image(task, cancel).await?;
         if cancel.is_cancelled() {
             return Err(Error::unavailable("preparing was given up"));
         }
@@ -266,6 +274,16 @@ impl Executor for EngineExecutor {
         self.adopt_networks(&[]).await?;
         self.netd.clear_cluster().await
     }
+
+    fn node(&self) -> NodeFacts {
+        self.node.clone()
+    }
+}
+
+fn pull_auth(task: &Task) -> Option<RegistryAuth> {
+    let PullAuth { username, password, identity_token } = task.spec.container.pull_auth.clone();
+    let given = !task.spec.container.pull_auth.is_empty();
+    given.then_some(RegistryAuth { username, password, identity_token })
 }
 
 /// Returns when the container's health may have changed. For a container without a health

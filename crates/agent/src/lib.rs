@@ -23,6 +23,7 @@ mod task_loop;
 mod template;
 #[cfg(test)]
 mod testing;
+mod tunnel;
 mod worker;
 
 pub use executor::{EngineExecutor, Executor, Seen, Until};
@@ -31,6 +32,7 @@ pub use session::SwarmView;
 pub use spec::{TASK_ID_LABEL, TASK_LABEL};
 pub use step::Started;
 pub use template::NodeFacts;
+pub use tunnel::TaskApi;
 
 use local_db::LocalDb;
 use managers::Managers;
@@ -48,6 +50,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tunnel::Tunnels;
 use worker::Worker;
 
 /// Messages of a session on their way to the worker; the session waits for each anyway.
@@ -68,6 +71,8 @@ pub struct AgentConfig {
     /// `host` peers reach this node's data path at.
     pub data_path_address: String,
     pub executor: Arc<dyn Executor>,
+    /// Answers managers that look into the containers of tasks.
+    pub task_api: Arc<dyn TaskApi>,
 }
 
 /// A running agent.
@@ -112,6 +117,9 @@ impl Agent {
         let worker = Worker::open(shared)?;
         let (sender, receiver) = mpsc::channel(WORKER_QUEUE);
         let (view_sender, view) = watch::channel(SwarmView::default());
+        let stop = CancellationToken::new();
+        let loops = TaskTracker::new();
+        let tunnels = Tunnels::new(dial.clone(), config.task_api.clone(), loops.clone(), stop.clone());
         let sessions = Sessions {
             dial,
             managers: Managers::new(config.managers.iter().cloned().chain(db.managers()?)),
@@ -119,11 +127,11 @@ impl Agent {
             data_path_address: config.data_path_address.clone(),
             worker: sender,
             reporter: reporter.clone(),
+            network: network.clone(),
             db: db.clone(),
             view: view_sender,
+            tunnels: Arc::new(tunnels),
         };
-        let stop = CancellationToken::new();
-        let loops = TaskTracker::new();
         let keeper = network.clone();
         let (executor, keeper_stop) = (config.executor.clone(), stop.clone());
         loops.spawn(async move { keeper.run(executor, keeper_stop).await });

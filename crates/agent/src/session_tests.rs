@@ -4,7 +4,10 @@ use crate::{Agent, AgentConfig};
 use skep_model::task::{TaskState, TaskStatus};
 use skep_proto::dispatcher::assignments_message::Kind;
 use skep_proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
-use skep_proto::dispatcher::{HeartbeatResponse, Manager, UpdateTaskStatusRequest, UpdateTaskStatusResponse};
+use skep_proto::dispatcher::{
+    AwaitNetworkResponse, HeartbeatResponse, Manager, ReportNetworkResponse, TunnelPiece, TunnelRequest,
+    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use tokio::net::TcpListener;
@@ -24,6 +27,8 @@ struct FakeManager {
 struct FakeState {
     sessions: u32,
     heartbeats: u32,
+    /// What came through tunnels, their names first.
+    tunnelled: Vec<String>,
     open: Vec<mpsc::Sender<Result<SessionMessage, Status>>>,
 }
 
@@ -33,6 +38,9 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Dispatcher for FakeManager {
     type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
     type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+    type TunnelRequestsStream = ReceiverStream<Result<TunnelRequest, Status>>;
+    type OpenTunnelStream = ReceiverStream<Result<TunnelPiece, Status>>;
+    type ReachNodeStream = ReceiverStream<Result<TunnelPiece, Status>>;
 
     async fn session(&self, _: Request<SessionRequest>) -> Answer<Self::SessionStream> {
         let (sender, receiver) = mpsc::channel(4);
@@ -84,6 +92,47 @@ impl Dispatcher for FakeManager {
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+
+    /// Asks for one tunnel.
+    async fn tunnel_requests(&self, _: Request<TunnelRequestsRequest>) -> Answer<Self::TunnelRequestsStream> {
+        let (sender, receiver) = mpsc::channel(4);
+        sender.send(Ok(TunnelRequest { tunnel_id: "tunnel1".into() })).await.unwrap();
+        let mut broken = self.break_sessions.subscribe();
+        tokio::spawn(async move {
+            let _ = broken.changed().await;
+            drop(sender);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    /// Says a word through it and notes what comes back.
+    async fn open_tunnel(&self, request: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::OpenTunnelStream> {
+        let (sender, receiver) = mpsc::channel(4);
+        let (state, mut pieces) = (self.state.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let first = pieces.message().await.unwrap().unwrap();
+            state.lock().unwrap().tunnelled.push(first.target);
+            let word = TunnelPiece { data: b"hello".to_vec(), end: true, ..TunnelPiece::default() };
+            sender.send(Ok(word)).await.unwrap();
+            while let Ok(Some(piece)) = pieces.message().await {
+                let text = String::from_utf8(piece.data).unwrap();
+                state.lock().unwrap().tunnelled.push(format!("{text}{}", if piece.end { "." } else { "" }));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn reach_node(&self, _: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::ReachNodeStream> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn report_network(&self, _: Request<ReportNetworkRequest>) -> Answer<ReportNetworkResponse> {
+        Ok(Response::new(ReportNetworkResponse {}))
+    }
+
+    async fn await_network(&self, _: Request<AwaitNetworkRequest>) -> Answer<AwaitNetworkResponse> {
+        Ok(Response::new(AwaitNetworkResponse { reached: true }))
+    }
 }
 
 impl FakeManager {
@@ -101,6 +150,17 @@ impl FakeManager {
         let mut reported = self.reported.subscribe();
         let heard = reported.wait_for(|all| all.iter().any(|(of, s)| of == id && *s == state));
         tokio::time::timeout(Duration::from_secs(10), heard).await.expect("never reported").unwrap();
+    }
+}
+
+/// Sends back what it hears.
+struct Echo;
+
+#[async_trait]
+impl crate::TaskApi for Echo {
+    async fn serve(&self, connection: tokio::io::DuplexStream) {
+        let (mut reader, mut writer) = tokio::io::split(connection);
+        tokio::io::copy(&mut reader, &mut writer).await.unwrap();
     }
 }
 
@@ -124,6 +184,7 @@ async fn agent(directory: &std::path::Path, executor: Arc<FakeExecutor>, address
         description: NodeDescription::default(),
         data_path_address: String::new(),
         executor,
+        task_api: Arc::new(Echo),
     };
     Agent::start_with(&config, Arc::new(FakeDial(address))).await.unwrap()
 }
@@ -211,6 +272,9 @@ impl Follower {
 impl Dispatcher for Follower {
     type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
     type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+    type TunnelRequestsStream = ReceiverStream<Result<TunnelRequest, Status>>;
+    type OpenTunnelStream = ReceiverStream<Result<TunnelPiece, Status>>;
+    type ReachNodeStream = ReceiverStream<Result<TunnelPiece, Status>>;
 
     async fn session(&self, _: Request<SessionRequest>) -> Answer<Self::SessionStream> {
         self.refuse()
@@ -225,6 +289,26 @@ impl Dispatcher for Follower {
     }
 
     async fn assignments(&self, _: Request<AssignmentsRequest>) -> Answer<Self::AssignmentsStream> {
+        self.refuse()
+    }
+
+    async fn report_network(&self, _: Request<ReportNetworkRequest>) -> Answer<ReportNetworkResponse> {
+        self.refuse()
+    }
+
+    async fn await_network(&self, _: Request<AwaitNetworkRequest>) -> Answer<AwaitNetworkResponse> {
+        self.refuse()
+    }
+
+    async fn tunnel_requests(&self, _: Request<TunnelRequestsRequest>) -> Answer<Self::TunnelRequestsStream> {
+        self.refuse()
+    }
+
+    async fn open_tunnel(&self, _: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::OpenTunnelStream> {
+        self.refuse()
+    }
+
+    async fn reach_node(&self, _: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::ReachNodeStream> {
         self.refuse()
     }
 }
@@ -257,9 +341,26 @@ async fn a_follower_sends_the_agent_straight_to_the_leader() {
         description: NodeDescription::default(),
         data_path_address: String::new(),
         executor: Arc::new(FakeExecutor::default()),
+        task_api: Arc::new(Echo),
     };
     let agent = Agent::start_with(&config, Arc::new(PlainDial)).await.unwrap();
     manager.hears("t1", TaskState::Running).await;
     assert_eq!(*follower.asked.lock().unwrap(), 1);
+    agent.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_asked_for_is_opened_and_served() {
+    let (manager, address) = FakeManager::serve().await;
+    let directory = tempfile::tempdir().unwrap();
+    let agent = agent(directory.path(), Arc::new(FakeExecutor::default()), address).await;
+    let heard = || manager.state.lock().unwrap().tunnelled.clone();
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while heard().last().is_none_or(|last| !last.ends_with('.')) {
+        assert!(tokio::time::Instant::now() < until, "{:?}", heard());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(heard()[0], "tunnel1");
+    assert_eq!(heard()[1..].concat(), "hello.");
     agent.shutdown().await;
 }

@@ -162,6 +162,7 @@ fn host(task: &Task, node: &NodeFacts) -> Result<HostConfig> {
         init: wish.init,
         resources: resources(&task.spec.resources),
         oom_score_adj: wish.oom_score_adj,
+        security_opt: wish.security_opt.clone(),
         log_config: log_config(task),
         ..HostConfig::default()
     })
@@ -324,7 +325,10 @@ mod tests {
         task.resources.insert("gpu".into(), AssignedResource::Named(["u1".to_owned(), "u2".to_owned()].into()));
         task.resources.insert("ssd".into(), AssignedResource::Count(3));
         let env = check(&task).config.env;
-        assert!(env.ends_with(&["DOCKER_RESOURCE_GPU=u1,u2".to_owned(), "DOCKER_RESOURCE_SSD=3".to_owned()]), "{env:?}");
+        assert!(
+            env.ends_with(&["DOCKER_RESOURCE_GPU=u1,u2".to_owned(), "DOCKER_RESOURCE_SSD=3".to_owned()]),
+            "{env:?}"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::step::{Action, Outcome, Situation, step};
 use chrono::Utc;
 use skep_model::task::{Task, TaskState, TaskStatus};
 use skep_model::{Error, ErrorKind, Result, Timestamp};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -139,7 +139,9 @@ impl TaskLoop {
             Action::AwaitExit => self.watch(Until::Exit).await,
             Action::Stop => {
                 // The swarm takes the task out of its balancers before it ends it.
-                self.shared.network.settle().await;
+                if self.task.status.state == TaskState::Running {
+                    self.shared.network.drain(&self.task).await;
+                }
                 Some(Some(self.stop().await.map_or_else(failed, Outcome::Stopped)))
             }
             Action::StopUnhealthy => Some(Some(self.stop().await.map_or_else(failed, Outcome::StoppedUnhealthy))),
@@ -230,11 +232,15 @@ async fn prepare(shared: &Shared, task: &Task, cancel: &CancellationToken) -> Re
         () = cancel.cancelled() => return Err(Error::unavailable("preparing was given up")),
     }
     let files = files_of(shared, task)?;
-    shared.executor.prepare(task, files, cancel).await
+    let mut task = task.clone();
+    let auth = shared.dependencies.read().unwrap_or_else(PoisonError::into_inner).pull_auth.get(&task.id).cloned();
+    task.spec.container.pull_auth = auth.unwrap_or_default();
+    shared.executor.prepare(&task, files, cancel).await
 }
 
 fn files_of(shared: &Shared, task: &Task) -> Result<Vec<skep_model::container::InjectedFile>> {
-    shared.dependencies.read().unwrap_or_else(std::sync::PoisonError::into_inner).files_of(task)
+    let node = shared.executor.node();
+    shared.dependencies.read().unwrap_or_else(PoisonError::into_inner).files_of(task, &node)
 }
 
 fn failed(error: Error) -> Outcome {

@@ -1,10 +1,24 @@
-//! The placeholders a service may use in host names, environment and mounts:
-//! `{{.Node.Hostname}}`, `{{.Service.Name}}`, `{{.Task.Slot}}`, `{{index .Service.Labels "x"}}`.
+//! Go templates, by the gtmpl crate, in host names, environment and mounts
+//! (`{{.Node.Hostname}}`, `{{.Task.Slot}}`) and in secrets and configs, which may also
+//! say `{{env "X"}}`, `{{secret "x"}}` and `{{config "x"}}`.
 
+use gtmpl::{Context, Func, FuncError, Template, Value};
 use skep_model::id::NodeId;
 use skep_model::node::Platform;
 use skep_model::task::Task;
 use skep_model::{Error, Result};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Bytes a filled-in template may have: the largest config, and as much again.
+const OUTPUT_BYTES_MAX: usize = 2 << 20;
+/// Blocks (`if`, `with`, `range`, `else`) and parentheses in one template. Parser and
+/// evaluator descend into them, and the stack has an end.
+const NESTING_MAX: usize = 64;
+/// What gtmpl prints for a field that is not there.
+const NO_VALUE: &str = "<no value>";
 
 /// What is known of the node a task runs on.
 #[derive(Debug, Clone, Default)]
@@ -14,75 +28,225 @@ pub struct NodeFacts {
     pub platform: Platform,
 }
 
-/// Replaces every placeholder of `text`.
+/// What the functions `env`, `secret` and `config` find, by name. No `Debug`: it holds secrets.
+#[derive(Clone, Default)]
+pub(crate) struct AtHand {
+    pub(crate) env: BTreeMap<String, String>,
+    /// By the names of their files.
+    pub(crate) secrets: BTreeMap<String, Vec<u8>>,
+    pub(crate) configs: BTreeMap<String, Vec<u8>>,
+}
+
+/// Fills in a template of a task's spec.
 ///
 /// # Errors
-/// Names the placeholder that is not known. Only the fields above are, not the whole
-/// template language.
+/// A malformed template, or one that names something that is not there.
 pub(crate) fn expand(text: &str, task: &Task, node: &NodeFacts) -> Result<String> {
-    let mut expanded = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (expression, tail) =
-            after.split_once("}}").ok_or_else(|| Error::invalid(format!("template \"{text}\": unclosed action")))?;
-        expanded.push_str(before);
-        expanded.push_str(&evaluate(expression.trim(), task, node)?);
-        rest = tail;
+    if !text.contains("{{") {
+        return Ok(text.to_owned());
     }
-    expanded.push_str(rest);
-    Ok(expanded)
+    render(text, task, node, None)
 }
 
-fn evaluate(expression: &str, task: &Task, node: &NodeFacts) -> Result<String> {
-    if let Some(key) = expression.strip_prefix("index .Service.Labels ") {
-        let key = key.trim().trim_matches('"');
-        return Ok(task.service_labels.get(key).cloned().unwrap_or_default());
+/// Fills in a secret or config that is a template.
+///
+/// # Errors
+/// As [`expand`]; the text never repeats the template, which may be secret.
+pub(crate) fn expand_file(data: &[u8], task: &Task, node: &NodeFacts, at_hand: &AtHand) -> Result<Vec<u8>> {
+    let text = std::str::from_utf8(data).map_err(|_| Error::invalid("the template is not text"))?;
+    render(text, task, node, Some(at_hand.clone())).map(String::into_bytes)
+}
+
+fn render(text: &str, task: &Task, node: &NodeFacts, at_hand: Option<AtHand>) -> Result<String> {
+    check_actions(text)?;
+    let with_files = at_hand.is_some();
+    AT_HAND.set(at_hand);
+    // Templates are foreign text, and a task must not take its node down.
+    let rendered = catch_unwind(AssertUnwindSafe(|| evaluate(text, &facts(task, node), with_files)));
+    AT_HAND.set(None);
+    let rendered = rendered.unwrap_or_else(|_| Err(Error::invalid("the template cannot be evaluated")))?;
+    if rendered.contains(NO_VALUE) && !text.contains(NO_VALUE) {
+        return Err(Error::invalid("the template names a field that is not there"));
     }
-    match expression {
-        ".Service.ID" => Ok(task.service_id.to_string()),
-        ".Service.Name" => Ok(task.service_name.clone()),
-        ".Service.Labels" => Ok(labels_text(task)),
-        ".Node.ID" => Ok(node.id.to_string()),
-        ".Node.Hostname" => Ok(node.hostname.clone()),
-        ".Node.Platform.Architecture" => Ok(node.platform.architecture.clone()),
-        ".Node.Platform.OS" => Ok(node.platform.os.clone()),
-        ".Task.ID" => Ok(task.id.to_string()),
-        ".Task.Name" => Ok(task.container_name()),
-        // Tasks of a global service have no number: the node takes its place.
-        ".Task.Slot" if task.public_slot() == 0 => Ok(task.node_id.to_string()),
-        ".Task.Slot" => Ok(task.public_slot().to_string()),
-        _ => label_field(expression, task)
-            .ok_or_else(|| Error::invalid(format!("template action \"{{{{{expression}}}}}\" is not supported"))),
+    Ok(rendered)
+}
+
+/// Refuses what could take without bounds: recursion, loops in loops, deep nesting.
+fn check_actions(text: &str) -> Result<()> {
+    let mut nesting = text.matches('(').count();
+    let mut loops = 0;
+    for action in text.split("{{").skip(1) {
+        let action = action.trim_start_matches('-').trim_start();
+        match action.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default() {
+            word @ ("define" | "template" | "block") => {
+                return Err(Error::invalid(format!("template action \"{word}\" is not supported")));
+            }
+            "range" => loops += 1,
+            "if" | "with" | "else" => nesting += 1,
+            _ => {}
+        }
+    }
+    if loops > 1 {
+        return Err(Error::invalid("a template with more than one loop is not supported"));
+    }
+    if nesting > NESTING_MAX {
+        return Err(Error::invalid(format!("the template has more than {NESTING_MAX} blocks and parentheses")));
+    }
+    Ok(())
+}
+
+fn evaluate(text: &str, facts: &Context, with_files: bool) -> Result<String> {
+    let mut template = Template::default();
+    template.add_funcs::<&str>(&[("join", join as Func), ("index", index)]);
+    if with_files {
+        template.add_funcs::<&str>(&[("env", env as Func), ("secret", secret), ("config", config)]);
+    }
+    template.parse(text).map_err(|error| Error::invalid(format!("template parsing error: {error}")))?;
+    let mut output = Limited::default();
+    let executed = template.execute(&mut output, facts);
+    executed.map_err(|error| Error::invalid(format!("template execution error: {error}")))?;
+    String::from_utf8(output.0).map_err(|_| Error::invalid("the template's result is not text"))
+}
+
+fn facts(task: &Task, node: &NodeFacts) -> Context {
+    // Tasks of a global service have no number: the node takes its place.
+    let slot = if task.public_slot() == 0 { task.node_id.to_string() } else { task.public_slot().to_string() };
+    let labels = task.service_labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+    let platform = map([("Architecture", text(&node.platform.architecture)), ("OS", text(&node.platform.os))]);
+    Context::from(map([
+        (
+            "Service",
+            map([
+                ("ID", text(task.service_id.as_str())),
+                ("Name", text(&task.service_name)),
+                ("Labels", Value::Map(labels)),
+            ]),
+        ),
+        ("Node", map([("ID", text(node.id.as_str())), ("Hostname", text(&node.hostname)), ("Platform", platform)])),
+        ("Task", map([("ID", text(task.id.as_str())), ("Name", text(&task.container_name())), ("Slot", text(&slot))])),
+    ]))
+}
+
+fn text(text: &str) -> Value {
+    Value::String(text.to_owned())
+}
+
+fn map<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Map(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<HashMap<_, _>>())
+}
+
+/// Output with an end.
+#[derive(Default)]
+struct Limited(Vec<u8>);
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > OUTPUT_BYTES_MAX {
+            return Err(io::Error::other(format!("the result is larger than {OUTPUT_BYTES_MAX} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
-/// `.Service.Labels.key`
-fn label_field(expression: &str, task: &Task) -> Option<String> {
-    let key = expression.strip_prefix(".Service.Labels.")?;
-    Some(task.service_labels.get(key).cloned().unwrap_or_else(|| "<no value>".to_owned()))
+thread_local! {
+    /// For the functions of the template that this thread evaluates: gtmpl's functions are
+    /// plain pointers that can carry nothing with them. Set only inside [`render`].
+    static AT_HAND: RefCell<Option<AtHand>> = const { RefCell::new(None) };
 }
 
-/// As Go prints a map: `map[a:1 b:2]`.
-fn labels_text(task: &Task) -> String {
-    let pairs: Vec<String> = task.service_labels.iter().map(|(key, value)| format!("{key}:{value}")).collect();
-    format!("map[{}]", pairs.join(" "))
+fn env(arguments: &[Value]) -> Result<Value, FuncError> {
+    let name = name_of("env", arguments)?;
+    let found = AT_HAND.with_borrow(|at_hand| at_hand.as_ref().and_then(|at_hand| at_hand.env.get(name).cloned()));
+    Ok(Value::String(found.unwrap_or_default()))
+}
+
+fn secret(arguments: &[Value]) -> Result<Value, FuncError> {
+    let name = name_of("secret", arguments)?;
+    file("secret", name, AT_HAND.with_borrow(|at_hand| at_hand.as_ref()?.secrets.get(name).cloned()))
+}
+
+fn config(arguments: &[Value]) -> Result<Value, FuncError> {
+    let name = name_of("config", arguments)?;
+    file("config", name, AT_HAND.with_borrow(|at_hand| at_hand.as_ref()?.configs.get(name).cloned()))
+}
+
+fn name_of<'a>(function: &str, arguments: &'a [Value]) -> Result<&'a str, FuncError> {
+    match arguments {
+        [Value::String(name)] => Ok(name),
+        _ => Err(FuncError::ExactlyXArgs(function.to_owned(), 1)),
+    }
+}
+
+fn file(kind: &str, name: &str, data: Option<Vec<u8>>) -> Result<Value, FuncError> {
+    let data = data.ok_or_else(|| FuncError::Generic(format!("{kind} target {name} not found")))?;
+    let text = String::from_utf8(data).map_err(|_| FuncError::Generic(format!("{kind} target {name} is not text")))?;
+    Ok(Value::String(text))
+}
+
+/// `join "-" .Service.Name .Task.Slot`
+fn join(arguments: &[Value]) -> Result<Value, FuncError> {
+    let words: Option<Vec<&str>> = arguments.iter().map(as_text).collect();
+    match words.as_deref() {
+        Some([separator, words @ ..]) => Ok(Value::String(words.join(separator))),
+        Some([]) | None => Err(FuncError::AtLeastXArgs("join".into(), 1)),
+    }
+}
+
+/// As Go's for maps of texts: what is not there is empty.
+fn index(arguments: &[Value]) -> Result<Value, FuncError> {
+    match arguments {
+        [Value::Map(map), Value::String(key)] => Ok(map.get(key).cloned().unwrap_or_else(|| text(""))),
+        _ => Err(FuncError::Generic("index needs labels and a name".into())),
+    }
+}
+
+fn as_text(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(text: &str, expect: Option<&str>) {
-        let task = Task {
+    fn task() -> Task {
+        Task {
             id: "t1".into(),
             service_name: "web".into(),
             service_id: "s1".into(),
-            service_labels: [("a".to_owned(), "1".to_owned())].into(),
+            service_labels: [("a".to_owned(), "1".to_owned()), ("x.y".to_owned(), "2".to_owned())].into(),
             slot: 3,
             ..Task::default()
+        }
+    }
+
+    fn node() -> NodeFacts {
+        NodeFacts { id: "n1".into(), hostname: "node1".into(), platform: Platform::default() }
+    }
+
+    fn check(text: &str, expect: Option<&str>) {
+        assert_eq!(expand(text, &task(), &node()).ok().as_deref(), expect, "{text}");
+    }
+
+    fn check_file(text: &str, expect: Result<&str, &str>) {
+        let at_hand = AtHand {
+            env: [("PORT".to_owned(), "80".to_owned())].into(),
+            secrets: [("pw".to_owned(), b"hush".to_vec()), ("bin".to_owned(), vec![0xff])].into(),
+            configs: [("/etc/app".to_owned(), b"{{not again}}".to_vec())].into(),
         };
-        let node = NodeFacts { id: "n1".into(), hostname: "node1".into(), platform: Platform::default() };
-        assert_eq!(expand(text, &task, &node).ok().as_deref(), expect, "{text}");
+        let got = expand_file(text.as_bytes(), &task(), &node(), &at_hand);
+        match (got, expect) {
+            (Ok(data), Ok(expect)) => assert_eq!(String::from_utf8(data).unwrap(), expect, "{text}"),
+            (Err(error), Err(part)) => assert!(error.message.contains(part), "{text}: {error}"),
+            (got, expect) => panic!("{text}: {got:?}, not {expect:?}"),
+        }
     }
 
     #[test]
@@ -91,13 +255,43 @@ mod tests {
         check("", Some(""));
         check("{{.Service.Name}}-{{ .Task.Slot }}-{{.Node.Hostname}}", Some("web-3-node1"));
         check("{{.Task.Name}}", Some("web.3.t1"));
-        check("{{index .Service.Labels \"a\"}}{{.Service.Labels.a}}{{.Service.Labels}}", Some("11map[a:1]"));
+        check("{{index .Service.Labels \"x.y\"}}{{.Service.Labels.a}}", Some("21"));
+        check("{{index .Service.Labels \"nosuch\"}}", Some(""));
+        check("{{join \"-\" .Service.Name .Task.Slot}}", Some("web-3"));
+        check("{{if eq .Task.Slot \"3\"}}third{{else}}other{{end}}", Some("third"));
+        check("{{range $key, $value := .Service.Labels}}.{{end}}", Some(".."));
     }
 
     #[test]
     fn others_are_refused_not_kept() {
-        check("{{.Service.Nme}}", None);
-        check("{{range .X}}", None);
-        check("{{.Service.Name", None);
+        for bad in [
+            "{{.Service.Nme}}",
+            "{{range .X}}",
+            "{{.Service.Name",
+            "{{nosuch}}",
+            "{{env \"PORT\"}}",
+            "{{secret \"pw\"}}",
+        ] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn files_may_name_environment_and_other_files() {
+        check_file("port={{env \"PORT\"}} none={{env \"X\"}}", Ok("port=80 none="));
+        check_file("{{.Service.Name}}:{{secret \"pw\"}}", Ok("web:hush"));
+        check_file("{{config \"/etc/app\"}}", Ok("{{not again}}"));
+        check_file("{{secret \"nosuch\"}}", Err("secret target nosuch not found"));
+        check_file("{{secret \"bin\"}}", Err("is not text"));
+        check_file("{{secret}}", Err("exactly 1"));
+    }
+
+    #[test]
+    fn nothing_takes_without_bounds() {
+        check("{{define \"x\"}}{{template \"x\"}}{{end}}{{template \"x\"}}", None);
+        check(&"{{range .Service.Labels}}".repeat(20), None);
+        check(&format!("{{{{{}", "(".repeat(100_000)), None);
+        check(&"{{if 1}}".repeat(100_000), None);
+        check_file(&"{{secret \"pw\"}}".repeat(600_000), Err("larger than"));
     }
 }

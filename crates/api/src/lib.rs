@@ -3,7 +3,8 @@
 //!
 //! [`serve`] owns the listeners and one task per connection, all of which end with it.
 //! A request is a path through `version` (prefix and headers), `router` (table),
-//! `route::*` (one thin handler each) and `json::*` (pure conversions).
+//! `route::*` (one thin handler each) and `json::*` (pure conversions); `reach` sends what
+//! is about containers of other nodes' tasks there.
 
 pub mod backend;
 mod changes;
@@ -12,6 +13,7 @@ mod error;
 mod filters;
 mod folded;
 mod json;
+mod reach;
 mod request;
 mod route;
 mod router;
@@ -21,6 +23,7 @@ mod upload;
 mod version;
 
 pub use backend::Backend;
+pub use reach::TaskService;
 pub use router::router;
 pub use server::{Listener, serve};
 pub use version::{API_VERSION, API_VERSION_MIN, SERVER_VERSION};

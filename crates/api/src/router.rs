@@ -1,9 +1,10 @@
 //! The table of paths.
 
 use crate::backend::Backend;
+use crate::reach::Reaching;
 use crate::route::{
-    build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services, streams, swarm,
-    system, volumes,
+    build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services,
+    streams, swarm, swarm_backup, system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
 use axum::Router;
@@ -23,8 +24,9 @@ pub fn router(backend: Backend) -> Router {
         .method_not_allowed_fallback(page_not_found)
         // JSON bodies have a limit of their own; archives have none.
         .layer(DefaultBodyLimit::disable())
-        .with_state(backend);
-    Router::new().fallback_service(Versioned::new(inner))
+        .with_state(backend.clone());
+    let reaching = Router::new().fallback_service(Reaching::new(inner, backend));
+    Router::new().fallback_service(Versioned::new(reaching))
 }
 
 fn system_paths() -> Router<Backend> {
@@ -115,6 +117,8 @@ fn swarm_paths() -> Router<Backend> {
         .route("/swarm/join", post(swarm::join))
         .route("/swarm/leave", post(swarm::leave))
         .route("/swarm/update", post(swarm::update))
+        .route("/swarm/backup", post(swarm_backup::backup))
+        .route("/swarm/restore", post(swarm_backup::restore))
         .route("/swarm/unlock", post(swarm::unlock))
         .route("/swarm/unlockkey", get(swarm::unlock_key))
         .route("/nodes", get(swarm::nodes))

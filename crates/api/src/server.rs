@@ -123,14 +123,8 @@ async fn serve_connection(
     app: axum::Router,
     mut stopped: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES_MAX)
-        // A client that closes has given up: its stream must end even if nothing happens on it.
-        .half_close(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
-        .with_upgrades();
+    let connection =
+        connection_builder().serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
@@ -139,6 +133,17 @@ async fn serve_connection(
     // Idle ones close at once, others after the answer they are at.
     connection.as_mut().graceful_shutdown();
     connection.await
+}
+
+/// How a connection is served, whoever made it.
+pub(crate) fn connection_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new());
+    builder.header_read_timeout(HEADER_TIMEOUT);
+    builder.max_buf_size(HEADER_BYTES_MAX);
+    // A client that closes has given up: its stream must end even if nothing happens on it.
+    builder.half_close(false);
+    builder
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -164,7 +164,7 @@ fn plain_conversation(request: Request, attached: Attached, content_type: &'stat
 }
 
 /// How long late input of a client is still read after the output has ended.
-const LINGER: std::time::Duration = std::time::Duration::from_millis(250);
+pub(crate) const LINGER: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Moves bytes both ways until the output ends, the client detaches or cannot be
 /// written to. The end of the client's input closes the process's stdin and no more.

@@ -123,7 +123,18 @@ impl Client {
     }
 
     async fn value(&self, method: Method, path: &str, payload: Payload) -> crate::Outcome<Value> {
-        let response = self.send(method, path, &[], payload).await?;
+        self.value_with(method, path, &[], payload).await
+    }
+
+    /// An answer's JSON, to a request with headers.
+    pub(crate) async fn value_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        payload: Payload,
+    ) -> crate::Outcome<Value> {
+        let response = self.send(method, path, headers, payload).await?;
         let bytes = response.into_body().collect().await.map_err(anyhow::Error::from)?.to_bytes();
         if bytes.is_empty() {
             return Ok(Value::Null);

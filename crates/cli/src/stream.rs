@@ -98,7 +98,37 @@ pub(crate) async fn copy_output(mut reader: impl AsyncRead + Unpin, multiplexed:
     Ok(())
 }
 
-fn emit(stream: u8, bytes: &[u8]) -> std::io::Result<()> {
+/// A multiplexed stream, frame by frame.
+pub(crate) struct Frames<R> {
+    reader: R,
+}
+
+impl<R: AsyncRead + Unpin> Frames<R> {
+    pub(crate) fn new(reader: R) -> Self {
+        Self { reader }
+    }
+
+    /// The next frame with the number of its stream; `None` at the end.
+    ///
+    /// # Errors
+    /// The stream broke off inside a frame, or is none.
+    pub(crate) async fn next(&mut self) -> Outcome<Option<(u8, Vec<u8>)>> {
+        let mut header = [0; 8];
+        if self.reader.read_exact(&mut header).await.is_err() {
+            return Ok(None);
+        }
+        let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        if length > LINE_BYTES_MAX {
+            return Err(anyhow::anyhow!("a line of {length} bytes: not a log").into());
+        }
+        let mut data = vec![0; length];
+        self.reader.read_exact(&mut data).await.context("the output broke off")?;
+        Ok(Some((header[0], data)))
+    }
+}
+
+/// Writes to standard output (1) or error.
+pub(crate) fn emit(stream: u8, bytes: &[u8]) -> std::io::Result<()> {
     if stream == 1 {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes)?;

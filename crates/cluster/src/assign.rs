@@ -10,7 +10,7 @@ use skep_model::netstate::{
 use skep_model::network::mac_of;
 use skep_model::node::Node;
 use skep_model::secret::{Config, Secret};
-use skep_model::service::{ClusterNetwork, EndpointMode, PublishMode, Service};
+use skep_model::service::{ClusterNetwork, EndpointMode, PublishMode, PullAuth, Service};
 use skep_model::task::{Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -40,15 +40,27 @@ pub fn assignments(store: &Store, node: &NodeId) -> Assignments {
         if task.status.state == TaskState::Orphaned {
             continue;
         }
-        assignments.tasks.insert(task.id.0.clone(), Arc::clone(task));
         if task.is_wanted() {
+            assignments.tasks.insert(task.id.0.clone(), Arc::clone(task));
             add_files(store, task, &mut assignments);
+        } else {
+            assignments.tasks.insert(task.id.0.clone(), without_credentials(task));
         }
     }
     if let Some(node) = store.node(node.as_str()) {
         assignments.network = network_state(store, node);
     }
     assignments
+}
+
+/// What is to pull nothing any more need not be able to.
+fn without_credentials(task: &Arc<Task>) -> Arc<Task> {
+    if task.spec.container.pull_auth.is_empty() {
+        return Arc::clone(task);
+    }
+    let mut bare = Task::clone(task);
+    bare.spec.container.pull_auth = PullAuth::default();
+    Arc::new(bare)
 }
 
 fn add_files(store: &Store, task: &Task, assignments: &mut Assignments) {
@@ -320,5 +332,25 @@ mod tests {
         assert!(knows(&world), "a status never goes back");
         world.report(&gone, TaskState::Failed);
         assert!(!knows(&world), "an ended task's address is no longer there");
+    }
+
+    #[test]
+    fn only_nodes_of_tasks_that_are_to_run_get_credentials() {
+        let mut world = World::with_nodes(2);
+        let mut web = spec("web", 1);
+        web.task.container.pull_auth = PullAuth { username: "u".into(), password: "p".into(), ..PullAuth::default() };
+        let id = world.create(web);
+        world.work();
+        let task = world.running(&id)[0].clone();
+        let other = if task.node_id.as_str() == "n1" { "n2" } else { "n1" };
+        let password = |world: &World, node: &str| {
+            let set = assignments(&world.store, &node.into());
+            set.tasks.values().map(|task| task.spec.container.pull_auth.password.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(password(&world, task.node_id.as_str()), ["p"]);
+        assert!(password(&world, other).is_empty());
+        world.remove(&id);
+        world.settle();
+        assert!(password(&world, task.node_id.as_str()).iter().all(String::is_empty));
     }
 }

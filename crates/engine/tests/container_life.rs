@@ -291,6 +291,18 @@ async fn injected_files_are_there_and_never_on_disk() {
         String::from_utf8(found.stdout).unwrap()
     };
     assert_eq!(on_disk(&machine.config.data_root.join("overlay")), "");
+    let mounts = || {
+        let all = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let own = machine.config.exec_root.to_string_lossy().into_owned();
+        all.lines().filter(|l| l.starts_with("skep-files ") && l.contains(&own)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let memory = mounts();
+    assert!(memory.len() == 1 && (memory[0].contains("noswap") || memory[0].contains(" ramfs ")), "{memory:?}");
+
+    machine.engine.stop(&id.0, Some(0), None).await.unwrap();
+    assert_eq!(mounts(), Vec::<String>::new());
+    let error = machine.engine.start(&id.0).await.unwrap_err();
+    assert!(error.message.contains("are gone with it"), "{error}");
     machine.close().await;
 }
 

@@ -14,7 +14,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 fn config(dir: &Path) -> ManagerConfig {
     let listen_addr = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-    ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new() }
+    let vault = ManagerConfig::vault_of(dir);
+    ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new(), vault }
 }
 
 /// The identity of one more manager's node, made as the CA service would make it.

@@ -12,6 +12,8 @@ pub struct SecretSpec {
     pub labels: BTreeMap<String, String>,
     /// 1 to 511,999 bytes. Never leaves the managers but to nodes whose tasks use it.
     pub data: Vec<u8>,
+    /// `golang`: `data` is a template that each task's node fills in. Empty: it is not.
+    pub template_driver: String,
 }
 
 impl std::fmt::Debug for SecretSpec {
@@ -35,6 +37,8 @@ pub struct ConfigSpec {
     pub labels: BTreeMap<String, String>,
     /// 1 to 1,023,999 bytes.
     pub data: Vec<u8>,
+    /// `golang`: `data` is a template that each task's node fills in. Empty: it is not.
+    pub template_driver: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

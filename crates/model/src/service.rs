@@ -245,6 +245,42 @@ pub struct TaskContainer {
     pub capability_drop: Vec<String>,
     pub ulimits: Vec<Ulimit>,
     pub oom_score_adj: i32,
+    /// As `--security-opt` says it.
+    pub security_opt: Vec<String>,
+    /// How nodes log in to pull the image; nothing else of the task depends on it.
+    pub pull_auth: PullAuth,
+}
+
+/// Credentials for an image's registry. They live in the replicated store and in agents'
+/// memory, and are in no answer and no error. Two are always equal: a service whose
+/// password changed is the same service, and its tasks go on.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PullAuth {
+    pub username: String,
+    pub password: String,
+    /// In place of a password.
+    pub identity_token: String,
+}
+
+impl PullAuth {
+    pub fn is_empty(&self) -> bool {
+        self.username.is_empty() && self.password.is_empty() && self.identity_token.is_empty()
+    }
+}
+
+impl PartialEq for PullAuth {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for PullAuth {}
+
+impl std::fmt::Debug for PullAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PullAuth { .. }")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

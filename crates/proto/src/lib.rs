@@ -1,7 +1,8 @@
-//! Where wire meets model: the generated gRPC code and the one codec that turns
-//! model values into bytes and back. Nothing else lives here.
+//! Where wire meets model: the generated gRPC code, the one codec that turns model
+//! values into bytes and back, and byte streams inside gRPC calls. Nothing else lives here.
 
 pub mod codec;
+pub mod tunnel;
 
 /// Header of a refusal by a manager that does not lead: `host:port` of the one that does.
 pub const LEADER_METADATA: &str = "skep-leader";

@@ -15,6 +15,7 @@ pub(crate) mod mount;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod orchestrate;
+pub(crate) mod privileges;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_in;

@@ -2,7 +2,7 @@
 
 use super::mount::Driver;
 use super::swarm::{Meta, base64, only_driver};
-use super::{refuse, wire};
+use super::wire;
 use crate::filters::Filters;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,8 @@ use skep_model::secret::{Config as ModelConfig, ConfigSpec, Secret as ModelSecre
 use skep_model::{Error, Result};
 use std::collections::BTreeMap;
 
+/// The one template language: Go's.
+const TEMPLATE_DRIVER: &str = "golang";
 pub(crate) const FILTERS: [&str; 4] = ["id", "label", "name", "names"];
 
 /// Body of create and update, of secrets and configs alike. No `Debug`: it may hold a secret.
@@ -27,20 +29,21 @@ impl Body {
     /// # Errors
     /// Content that is not base64, drivers that skep does not have.
     pub(crate) fn into_secret(self) -> Result<SecretSpec> {
-        let (name, labels, data) = self.into_parts()?;
-        Ok(SecretSpec { name, labels, data })
+        let (name, labels, data, template_driver) = self.into_parts()?;
+        Ok(SecretSpec { name, labels, data, template_driver })
     }
 
     /// # Errors
     /// Content that is not base64, drivers that skep does not have.
     pub(crate) fn into_config(self) -> Result<ConfigSpec> {
-        let (name, labels, data) = self.into_parts()?;
-        Ok(ConfigSpec { name, labels, data })
+        let (name, labels, data, template_driver) = self.into_parts()?;
+        Ok(ConfigSpec { name, labels, data, template_driver })
     }
 
-    fn into_parts(self) -> Result<(String, BTreeMap<String, String>, Vec<u8>)> {
+    fn into_parts(self) -> Result<(String, BTreeMap<String, String>, Vec<u8>, String)> {
         only_driver("Driver", self.driver.as_ref(), &[""])?;
-        refuse(&[("Templating", self.templating.is_some_and(|driver| driver != Driver::default()))])?;
+        only_driver("Templating", self.templating.as_ref(), &["", TEMPLATE_DRIVER])?;
+        let template_driver = self.templating.map(|driver| driver.name).unwrap_or_default();
         let text = self.data.unwrap_or_default();
         let engine = base64::engine::general_purpose::STANDARD;
         // Clients differ in the alphabet; the two agree but for two characters.
@@ -57,7 +60,7 @@ impl Body {
             })
             .collect();
         let data = engine.decode(normal).map_err(|_| Error::invalid("invalid JSON: Data is not base64"))?;
-        Ok((self.name.unwrap_or_default(), self.labels.unwrap_or_default(), data))
+        Ok((self.name.unwrap_or_default(), self.labels.unwrap_or_default(), data, template_driver))
     }
 }
 
@@ -83,11 +86,22 @@ struct Spec {
     labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    templating: Option<Driver>,
+}
+
+fn templating(driver: &str) -> Option<Driver> {
+    (!driver.is_empty()).then(|| Driver { name: driver.to_owned(), ..Driver::default() })
 }
 
 impl Object {
     pub(crate) fn of_secret(secret: &ModelSecret) -> Self {
-        let spec = Spec { name: secret.spec.name.clone(), labels: secret.spec.labels.clone(), data: None };
+        let spec = Spec {
+            name: secret.spec.name.clone(),
+            labels: secret.spec.labels.clone(),
+            data: None,
+            templating: templating(&secret.spec.template_driver),
+        };
         Self { id: secret.id.to_string(), meta: Meta::of(&secret.meta), spec }
     }
 
@@ -96,6 +110,7 @@ impl Object {
             name: config.spec.name.clone(),
             labels: config.spec.labels.clone(),
             data: Some(base64(&config.spec.data)),
+            templating: templating(&config.spec.template_driver),
         };
         Self { id: config.id.to_string(), meta: Meta::of(&config.meta), spec }
     }
@@ -134,9 +149,11 @@ mod tests {
         for bad in [
             json!({"Name": "s", "Data": "***"}),
             json!({"Name": "s", "Driver": {"Name": "vault"}}),
-            json!({"Name": "s", "Templating": {"Name": "golang"}}),
+            json!({"Name": "s", "Templating": {"Name": "jinja"}}),
         ] {
             assert!(body(bad.clone()).into_secret().is_err(), "{bad}");
         }
+        let template = json!({"Name": "s", "Templating": {"Name": "golang"}});
+        assert_eq!(body(template).into_config().unwrap().template_driver, "golang");
     }
 }

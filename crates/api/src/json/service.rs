@@ -265,7 +265,7 @@ wire!(
         no_new_privileges: bool,
     }
 );
-wire!(PrivilegeMode { mode: String, #[serde(skip_serializing)] profile: Option<Value> });
+wire!(PrivilegeMode { mode: String, #[serde(skip_serializing_if = "zero")] profile: Option<Value> });
 wire!(
     DnsConfig {
         #[serde(skip_serializing_if = "zero")]

@@ -2,7 +2,7 @@
 
 use super::service::{
     ConfigReference, ContainerSpec, EndpointSpec, FileTarget, Mode, NetworkAttachment, Placement, PortConfig,
-    Privileges, Resources, RestartPolicy, SecretReference, ServiceSpec, TaskSpec, UpdateConfig,
+    Resources, RestartPolicy, SecretReference, ServiceSpec, TaskSpec, UpdateConfig,
 };
 use super::{duration, refuse, unsupported};
 use crate::json::config::{Healthcheck, check_env};
@@ -233,7 +233,7 @@ impl NetworkAttachment {
 
 impl ContainerSpec {
     fn into_model(self) -> Result<model::TaskContainer> {
-        self.privileges.unwrap_or_default().refuse_all()?;
+        let security_opt = self.privileges.unwrap_or_default().into_options()?;
         if !matches!(self.isolation.as_str(), "" | "default") {
             return Err(Error::invalid(format!("invalid isolation mode: {}", self.isolation)));
         }
@@ -269,22 +269,10 @@ impl ContainerSpec {
             capability_drop: self.capability_drop,
             ulimits: self.ulimits.into_iter().map(Ulimit::into_model).collect(),
             oom_score_adj: self.oom_score_adj,
+            security_opt,
+            // Comes in a header.
+            pull_auth: model::PullAuth::default(),
         })
-    }
-}
-
-impl Privileges {
-    fn refuse_all(self) -> Result<()> {
-        let changed = |mode: Option<super::service::PrivilegeMode>| {
-            mode.is_some_and(|mode| !matches!(mode.mode.as_str(), "" | "default"))
-        };
-        refuse(&[
-            ("Privileges.CredentialSpec", self.credential_spec.is_some()),
-            ("Privileges.SELinuxContext", self.selinux_context.is_some()),
-            ("Privileges.Seccomp", changed(self.seccomp)),
-            ("Privileges.AppArmor", changed(self.app_armor)),
-            ("Privileges.NoNewPrivileges", self.no_new_privileges),
-        ])
     }
 }
 

@@ -7,9 +7,9 @@ use super::host_config::Ulimit;
 use super::mount::{Driver, Mount};
 use super::service::{
     ConfigReference, ContainerSpec, DiscreteResource, DnsConfig, Endpoint, EndpointSpec, FileTarget, GenericResource,
-    JobStatus, Limits, Mode, NetworkAttachment, Placement, Platform, PortConfig, Preference, Replicated, ReplicatedJob,
-    Reservations, Resources, RestartPolicy, SecretReference, Service, ServiceSpec, ServiceStatus, Spread, TaskSpec,
-    UpdateConfig, UpdateStatus, VirtualIp,
+    JobStatus, Limits, Mode, NetworkAttachment, Placement, Platform, PortConfig, Preference, Privileges, Replicated,
+    ReplicatedJob, Reservations, Resources, RestartPolicy, SecretReference, Service, ServiceSpec, ServiceStatus,
+    Spread, TaskSpec, UpdateConfig, UpdateStatus, VirtualIp,
 };
 use super::swarm::{Meta, Version};
 use super::{Empty, nanos};
@@ -70,10 +70,7 @@ impl ServiceStatus {
 
 impl JobStatus {
     fn of(status: &model::JobStatus) -> Self {
-        Self {
-            job_iteration: Version { index: status.iteration },
-            last_execution: status.last_execution.to_rfc3339(),
-        }
+        Self { job_iteration: Version { index: status.iteration }, last_execution: status.last_execution.to_rfc3339() }
     }
 }
 
@@ -287,7 +284,7 @@ impl ContainerSpec {
             dir: container.dir.clone(),
             user: container.user.clone(),
             groups: container.groups.clone(),
-            privileges: None,
+            privileges: Privileges::of(&container.security_opt),
             init: container.init,
             stop_signal: container.stop_signal.clone(),
             tty: container.tty,

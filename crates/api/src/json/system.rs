@@ -376,10 +376,13 @@ fn registry_config(system: &SystemInfo) -> Value {
     json!({ "InsecureRegistryCIDRs": cidrs, "IndexConfigs": indexes, "Mirrors": mirrors })
 }
 
-/// Body of `/auth`. Its password is not even read.
-#[derive(Debug, Default, Deserialize)]
+/// Body of `/auth`. No `Debug`: it holds a password.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct AuthBody {
-    #[serde(default)]
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) identitytoken: Option<String>,
     pub(crate) serveraddress: Option<String>,
 }
 

@@ -10,8 +10,9 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
+use skep_engine::image::RegistryAuth;
 use skep_manager::Control;
-use skep_model::service::{Service as Model, ServiceMode};
+use skep_model::service::{PullAuth, Service as Model, ServiceMode};
 use skep_model::{Error, Result};
 
 const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
@@ -61,28 +62,18 @@ pub(crate) async fn inspect(State(backend): State<Backend>, Name(name): Name, qu
 
 pub(crate) async fn create(State(backend): State<Backend>, headers: HeaderMap, Json(body): Json<ServiceSpec>) -> Reply {
     let control = backend.swarm.control()?;
-    let warnings = credentials_warning(&headers)?;
     let mut spec = body.into_model()?;
     if spec.name.is_empty() {
         spec.name = skep_engine::container::random_name();
     }
+    spec.task.container.pull_auth = pull_auth(&headers)?.unwrap_or_default();
     let id = control.create_service(spec).await?;
-    let mut answer = json!({ "ID": id });
-    if !warnings.is_empty() {
-        answer["Warnings"] = json!(warnings);
-    }
-    Ok(json_reply(StatusCode::CREATED, &answer))
+    Ok(json_reply(StatusCode::CREATED, &json!({ "ID": id })))
 }
 
-/// Credentials would have to travel to the nodes inside the spec, which is not done.
-fn credentials_warning(headers: &HeaderMap) -> Result<Vec<String>> {
-    Ok(match registry_auth(headers)? {
-        Some(_) => vec![
-            "registry credentials are not sent to the nodes: an image that needs them must be pulled there first"
-                .into(),
-        ],
-        None => vec![],
-    })
+fn pull_auth(headers: &HeaderMap) -> Result<Option<PullAuth>> {
+    let auth = registry_auth(headers)?;
+    Ok(auth.map(|RegistryAuth { username, password, identity_token }| PullAuth { username, password, identity_token }))
 }
 
 pub(crate) async fn update(
@@ -98,9 +89,27 @@ pub(crate) async fn update(
         "previous" => true,
         other => return Err(Error::invalid(format!("unrecognized rollback option {other}")).into()),
     };
-    let warnings = credentials_warning(&headers)?;
-    control.update_service(&name, query.object_version()?, body.into_model()?, rollback).await?;
-    ok(&json!({ "Warnings": crate::json::list_or_null(warnings) }))
+    let mut spec = body.into_model()?;
+    spec.task.container.pull_auth = match pull_auth(&headers)? {
+        Some(auth) => auth,
+        None => known_pull_auth(&*control.service(&name)?, query.get("registryAuthFrom"))?,
+    };
+    // The version that the client saw guards what was read above as well.
+    control.update_service(&name, query.object_version()?, spec, rollback).await?;
+    ok(&json!({ "Warnings": null }))
+}
+
+/// Without new credentials the service keeps those that it has, or had before.
+fn known_pull_auth(service: &Model, from: &str) -> Result<PullAuth> {
+    let spec = match from {
+        "" | "spec" => &service.spec,
+        "previous-spec" => {
+            let previous = service.previous_spec.as_deref();
+            previous.ok_or_else(|| Error::invalid("previous service spec is not available"))?
+        }
+        other => return Err(Error::invalid(format!("unsupported registryAuthFrom value: {other}"))),
+    };
+    Ok(spec.task.container.pull_auth.clone())
 }
 
 pub(crate) async fn remove(State(backend): State<Backend>, Name(name): Name) -> Reply {

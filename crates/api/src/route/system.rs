@@ -8,6 +8,7 @@ use crate::request::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
+use skep_engine::image::RegistryAuth;
 use skep_model::Error;
 use skep_model::container::ContainerStatus;
 
@@ -97,15 +98,20 @@ fn swarm_section(backend: &Backend) -> SwarmSection {
     let nodes = control.nodes();
     section.nodes = nodes.len();
     section.managers = nodes.iter().filter(|node| node.manager_status.is_some()).count();
-    let own = control.node("self").ok();
-    section.cluster = control.cluster().ok().map(|c| ClusterInfo::of(&c, own.as_ref().map(|n| &n.description), false));
+    let cluster = control.cluster().and_then(|cluster| Ok((cluster, control.trust()?)));
+    section.cluster = cluster.ok().map(|(cluster, trust)| ClusterInfo::of(&cluster, &trust, false));
     section
 }
 
-/// Credentials are only checked when they are used: a registry refuses the pull itself.
-pub(crate) async fn auth(Json(body): Json<AuthBody>) -> Result<Response, ApiError> {
-    let server = body.serveraddress.unwrap_or_default();
-    Err(Error::not_implemented(format!("checking credentials for {server:?} is not supported yet")).into())
+/// Tries credentials; nothing is kept, clients bring them again with each pull.
+pub(crate) async fn auth(State(backend): State<Backend>, Json(body): Json<AuthBody>) -> Reply {
+    let auth = RegistryAuth {
+        username: body.username.unwrap_or_default(),
+        password: body.password.unwrap_or_default(),
+        identity_token: body.identitytoken.unwrap_or_default(),
+    };
+    backend.engine.images().login(&body.serveraddress.unwrap_or_default(), &auth).await?;
+    ok(&serde_json::json!({ "IdentityToken": "", "Status": "Login Succeeded" }))
 }
 
 /// There are none, and clients ask.

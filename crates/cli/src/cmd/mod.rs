@@ -8,20 +8,25 @@ mod copy_paths;
 mod create;
 mod disk;
 mod image;
+mod login;
 mod manual;
 mod network;
-mod orchestrate;
 mod node;
+mod orchestrate;
 mod process;
 mod registry;
 mod secret;
 mod service;
+mod service_logs;
 mod service_pretty;
 mod service_progress;
 mod service_spec;
 mod service_update;
 mod stack;
 mod swarm;
+mod swarm_backup;
+mod swarm_ca;
+mod swarm_lock;
 mod system;
 mod task;
 
@@ -60,6 +65,8 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Build(flags) => image::build(client, *flags).await,
         Verb::Pull(flags) => registry::pull(client, &flags).await,
         Verb::Push(flags) => registry::push(client, &flags).await,
+        Verb::Login(flags) => login::login(client, &flags).await,
+        Verb::Logout(flags) => login::logout(&flags),
         Verb::Images(flags) => image::list(client, &flags).await,
         Verb::History(flags) => image::history(client, &flags).await,
         Verb::Import(flags) => image::import(client, flags).await,

@@ -32,8 +32,7 @@ pub(crate) async fn pull_to_stderr(client: &Client, image: &str, platform: &str,
 async fn fetch(client: &Client, image: &str, platform: &str, quiet: bool, to_stderr: bool) -> Outcome {
     let (name, tag) = split_tag(image);
     let path = format!("/images/create{}", query(&[("fromImage", name), ("tag", tag), ("platform", platform)]));
-    let headers: Vec<(&str, String)> = credentials(image).into_iter().map(|auth| ("X-Registry-Auth", auth)).collect();
-    let answer = client.send(Method::POST, &path, &headers, Payload::Empty).await?;
+    let answer = client.send(Method::POST, &path, &auth_header(image), Payload::Empty).await?;
     let mut progress = Progress::new(quiet, to_stderr);
     stream::json_lines(answer, |line| progress.show(&line)).await
 }
@@ -93,7 +92,12 @@ fn image_path(reference: &skep_model::image::Reference) -> String {
     format!("{}{tag}{digest}", reference.repository)
 }
 
-/// What `docker login` stored for the image's registry, as the header wants it.
+/// The header with which a request about an image brings what `login` stored.
+pub(crate) fn auth_header(image: &str) -> Vec<(&'static str, String)> {
+    credentials(image).into_iter().map(|auth| ("X-Registry-Auth", auth)).collect()
+}
+
+/// What `login` stored for the image's registry, as the header wants it.
 pub(crate) fn credentials(image: &str) -> Option<String> {
     let reference = skep_model::image::Reference::parse(image).ok()?;
     let folder = std::env::var_os("DOCKER_CONFIG")

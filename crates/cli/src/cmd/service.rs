@@ -2,13 +2,13 @@
 
 use super::service_progress::converge;
 use super::{for_each, inspect_kind, service_spec, service_update, task};
-use crate::client::{filters, query, segment};
+use crate::client::{Payload, filters, query, segment};
 use crate::flags::ListFlags;
-use crate::flags::service::{Convergence, Create, Logs, Ps, Rollback, Scale, Service, Update};
+use crate::flags::service::{Convergence, Create, Ps, Rollback, Scale, Service, Update};
 use crate::format::{Listing, text};
-use crate::{Client, Failure, Outcome, human, stream};
+use crate::{Client, Failure, Outcome, human};
 use anyhow::anyhow;
-use chrono::Utc;
+use hyper::Method;
 use serde_json::{Value, json};
 
 pub(crate) async fn dispatch(client: &Client, verb: Service) -> Outcome {
@@ -24,7 +24,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Service) -> Outcome {
         Service::Inspect(flags) => {
             inspect_kind(client, &flags.names, &flags.format, "/services/{}?insertDefaults=true").await
         }
-        Service::Logs(flags) => logs(client, &flags).await,
+        Service::Logs(flags) => super::service_logs::logs(client, &flags).await,
         Service::Ls(flags) => list(client, &flags).await,
         Service::Ps(flags) => tasks(client, &flags).await,
         Service::Rebalance(flags) => super::orchestrate::rebalance(client, &flags).await,
@@ -54,27 +54,39 @@ async fn create(client: &Client, flags: &Create) -> Outcome {
     if !flags.no_resolve_image {
         pin(client, &mut spec).await?;
     }
-    let answer = client.post("/services/create", spec).await?;
+    let headers = registry_auth(&spec, flags.with_registry_auth);
+    let answer = client.value_with(Method::POST, "/services/create", &headers, Payload::Json(spec)).await?;
     warn(&answer);
     let id = text(&answer["ID"]);
     println!("{id}");
     wait(client, &id, &flags.convergence).await
 }
 
+fn image_of(spec: &Value) -> String {
+    text(&spec["TaskTemplate"]["ContainerSpec"]["Image"])
+}
+
+/// Credentials that the nodes are to pull with, if they are to get any.
+fn registry_auth(spec: &Value, wanted: bool) -> Vec<(&'static str, String)> {
+    if wanted { super::registry::auth_header(&image_of(spec)) } else { Vec::new() }
+}
+
 /// Replaces the image's tag by the digest its registry knows, so that all nodes run the same.
 pub(crate) async fn pin(client: &Client, spec: &mut Value) -> Outcome {
-    let image = super::registry::with_tag(&text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]));
+    let image = super::registry::with_tag(&image_of(spec));
     if image.contains('@') {
         return Ok(());
     }
     spec["TaskTemplate"]["ContainerSpec"]["Image"] = image.clone().into();
-    match client
-        .get(&format!("/distribution/{}/json", image.split('/').map(segment).collect::<Vec<_>>().join("/")))
-        .await
-    {
+    let path = format!("/distribution/{}/json", image.split('/').map(segment).collect::<Vec<_>>().join("/"));
+    match client.value_with(Method::GET, &path, &super::registry::auth_header(&image), Payload::Empty).await {
         Ok(answer) => {
             let digest = text(&answer["Descriptor"]["digest"]);
             spec["TaskTemplate"]["ContainerSpec"]["Image"] = format!("{image}@{digest}").into();
+            let platforms = platforms(&answer);
+            if !platforms.is_empty() {
+                spec["TaskTemplate"]["Placement"]["Platforms"] = platforms.into();
+            }
         }
         Err(Failure::Api(_)) => eprintln!(
             "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} independently,\npossibly leading to different nodes running different\nversions of the image.\n"
@@ -82,6 +94,16 @@ pub(crate) async fn pin(client: &Client, spec: &mut Value) -> Outcome {
         Err(failure) => return Err(failure),
     }
     Ok(())
+}
+
+/// Where an image can run, for the scheduler. Nodes name the many kinds of arm differently,
+/// so arm means any, as in the reference.
+fn platforms(answer: &Value) -> Vec<Value> {
+    let wire = |platform: &Value| {
+        let architecture = text(&platform["architecture"]);
+        json!({"Architecture": if architecture == "arm" { String::new() } else { architecture }, "OS": text(&platform["os"])})
+    };
+    answer["Platforms"].as_array().into_iter().flatten().map(wire).collect()
 }
 
 pub(crate) fn warn(answer: &Value) {
@@ -102,12 +124,13 @@ async fn read(client: &Client, name: &str) -> Outcome<(String, String, Value)> {
 async fn update(client: &Client, flags: &Update) -> Outcome {
     let (id, version, mut spec) = read(client, &flags.service).await?;
     service_update::edit(client, &mut spec, flags).await?;
-    if flags.image.is_some() {
+    if flags.image.is_some() && !flags.no_resolve_image {
         pin(client, &mut spec).await?;
     }
     let rollback = if flags.rollback { "previous" } else { "" };
     let path = format!("/services/{id}/update{}", query(&[("version", &version), ("rollback", rollback)]));
-    warn(&client.post(&path, spec).await?);
+    let headers = registry_auth(&spec, flags.with_registry_auth);
+    warn(&client.value_with(Method::POST, &path, &headers, Payload::Json(spec)).await?);
     println!("{}", flags.service);
     wait(client, &id, &flags.convergence).await
 }
@@ -212,27 +235,6 @@ async fn tasks(client: &Client, flags: &Ps) -> Outcome {
         found.extend(answer.as_array().cloned().unwrap_or_default());
     }
     task::print(client, found, &flags.list, !flags.no_resolve).await
-}
-
-async fn logs(client: &Client, flags: &Logs) -> Outcome {
-    let one = |on: bool| if on { "1" } else { "" };
-    let options = query(&[
-        ("stdout", "1"),
-        ("stderr", "1"),
-        ("follow", one(flags.follow)),
-        ("timestamps", one(flags.timestamps)),
-        ("details", one(!flags.raw)),
-        ("tail", &flags.tail),
-        ("since", &super::system::point_in_time(&flags.since, Utc::now())?),
-    ]);
-    let name = segment(&flags.name);
-    let answer = match stream::get_stream(client, &format!("/services/{name}/logs{options}")).await {
-        Err(Failure::Api(error)) if error.status == 404 => {
-            stream::get_stream(client, &format!("/tasks/{name}/logs{options}")).await?
-        }
-        other => other?,
-    };
-    stream::copy_output(stream::body_reader(answer), true).await
 }
 
 #[cfg(test)]

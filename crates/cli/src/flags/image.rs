@@ -106,6 +106,35 @@ pub(crate) struct Push {
     pub(crate) image: String,
 }
 
+#[derive(Args)]
+pub(crate) struct Login {
+    /// User name
+    #[arg(short, long)]
+    pub(crate) username: Option<String>,
+    /// Password; others can read it in the list of processes
+    #[arg(short, long, conflicts_with = "password_stdin")]
+    pub(crate) password: Option<String>,
+    /// Take the password from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    /// Registry (host[:port])
+    #[arg(default_value = "")]
+    pub(crate) server: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Logout {
+    /// Registry (host[:port])
+    #[arg(default_value = "")]
+    pub(crate) server: String,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Images {
     /// Intermediate images too

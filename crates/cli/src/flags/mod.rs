@@ -113,6 +113,10 @@ pub(crate) enum Verb {
     Kill(container::Kill),
     /// Load images from a tar archive or standard input
     Load(image::Load),
+    /// Log in to a registry
+    Login(image::Login),
+    /// Log out from a registry
+    Logout(image::Logout),
     /// Show the logs of a container
     Logs(container::Logs),
     /// Pause all processes of containers

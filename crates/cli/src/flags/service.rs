@@ -279,6 +279,12 @@ pub(crate) struct Update {
     /// Command and arguments
     #[arg(long)]
     pub(crate) args: Option<String>,
+    /// Do not look the image's digest up in its registry
+    #[arg(long)]
+    pub(crate) no_resolve_image: bool,
+    /// Send registry credentials to the nodes
+    #[arg(long)]
+    pub(crate) with_registry_auth: bool,
     /// Number of tasks
     #[arg(long)]
     pub(crate) replicas: Option<u64>,
@@ -379,6 +385,15 @@ pub(crate) struct Logs {
     /// Do not say which task wrote a line
     #[arg(long)]
     pub(crate) raw: bool,
+    /// Ids instead of the names of service and node
+    #[arg(long)]
+    pub(crate) no_resolve: bool,
+    /// Without the task's id
+    #[arg(long)]
+    pub(crate) no_task_ids: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
     /// A service's or a task's name or id
     pub(crate) name: String,
 }

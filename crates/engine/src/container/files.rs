@@ -1,5 +1,5 @@
-//! Files given to a container by value. They may be secrets, so they live in memory:
-//! in the run directory if that is a tmpfs, else on a tmpfs mounted into it.
+//! Files given to a container by value. They may be secrets, so they live in memory that
+//! is never swapped out: a tmpfs that says so, or a ramfs where the kernel has no such tmpfs.
 
 use crate::container::spec::BindFile;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -20,11 +20,7 @@ pub(crate) fn inject(run_dir: &Path, files: &[InjectedFile]) -> Result<Vec<BindF
     let dir = run_dir.join(DIRECTORY);
     std::fs::create_dir_all(&dir)?;
     std::fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
-    if !is_tmpfs(&dir) {
-        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-        mount(Some("skep-files"), &dir, Some("tmpfs"), flags, Some("mode=700"))
-            .map_err(|errno| Error::internal(format!("mount memory for secrets: {errno}")))?;
-    }
+    mount_memory(&dir)?;
     let mut out = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let path = dir.join(number.to_string());
@@ -42,11 +38,15 @@ pub(crate) fn inject(run_dir: &Path, files: &[InjectedFile]) -> Result<Vec<BindF
 pub(crate) fn unmount(run_dir: &Path) {
     let dir = run_dir.join(DIRECTORY);
     if dir.is_dir() {
-        // Not a mount point where the run directory itself is in memory.
+        // Not a mount point where mounting it failed.
         let _ = umount2(&dir, MntFlags::MNT_DETACH);
     }
 }
 
-fn is_tmpfs(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|statfs| statfs.f_type == libc::TMPFS_MAGIC)
+fn mount_memory(dir: &Path) -> Result<()> {
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    // Since Linux 6.4; before that the option is unknown.
+    let mounted = mount(Some("skep-files"), dir, Some("tmpfs"), flags, Some("mode=700,noswap"));
+    let mounted = mounted.or_else(|_| mount(Some("skep-files"), dir, Some("ramfs"), flags, Some("mode=700")));
+    mounted.map_err(|errno| Error::internal(format!("mount memory for secrets: {errno}")))
 }

@@ -73,6 +73,9 @@ impl Inner {
         self.release_network(&info).await;
         self.forget_execs(&info.id);
         self.clear_run_dir(&self.run_dir(&info.id));
+        if !restart && info.host.restart_policy.mode == RestartMode::No {
+            container.forget_files();
+        }
         if exit.oom_killed {
             self.emit(&info, "oom", &[]);
         }

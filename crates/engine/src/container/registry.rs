@@ -27,10 +27,17 @@ pub(crate) struct Container {
     verbs: Arc<tokio::sync::Mutex<Owned>>,
     /// Attached before there is a process.
     pub(crate) pending: Mutex<Vec<PendingAttach>>,
-    /// Files given by value; never on disk, so lost with the engine.
-    pub(crate) files: Vec<InjectedFile>,
+    files: Mutex<GivenFiles>,
     /// Cancelled and replaced when a user wants no (further) automatic restart.
     restart: Mutex<CancellationToken>,
+}
+
+/// Files given by value; never on disk, so lost with the engine.
+#[derive(Debug)]
+enum GivenFiles {
+    Here(Vec<InjectedFile>),
+    /// Secrets must not outlive the run that they were given for.
+    Forgotten,
 }
 
 /// What only the holder of the lock may touch.
@@ -52,9 +59,30 @@ impl Container {
             snapshot: watch::Sender::new(snapshot),
             verbs: Arc::default(),
             pending: Mutex::default(),
-            files,
+            files: Mutex::new(GivenFiles::Here(files)),
             restart: Mutex::default(),
         })
+    }
+
+    /// The files that were given by value.
+    ///
+    /// # Errors
+    /// They were forgotten after the run that they were for.
+    pub(crate) fn files(&self) -> Result<Vec<InjectedFile>> {
+        match &*lock(&self.files) {
+            GivenFiles::Here(files) => Ok(files.clone()),
+            GivenFiles::Forgotten => Err(Error::conflict(
+                "the secrets and configs that this container was given for its one run are gone with it",
+            )),
+        }
+    }
+
+    /// After the last run: what may be secret is not kept.
+    pub(crate) fn forget_files(&self) {
+        let mut files = lock(&self.files);
+        if matches!(&*files, GivenFiles::Here(files) if !files.is_empty()) {
+            *files = GivenFiles::Forgotten;
+        }
     }
 
     /// As it is now.

@@ -151,7 +151,7 @@ impl Inner {
         std::fs::set_permissions(run_dir, std::fs::Permissions::from_mode(0o700))?;
         std::fs::create_dir_all(self.runtime_root())?;
         let mut files = self.write_network_files(info, plan)?;
-        files.extend(super::files::inject(run_dir, &container.files)?);
+        files.extend(super::files::inject(run_dir, &container.files()?)?);
         let user = self.user_of(info)?;
         let namespaces = self.namespaces_of(info)?;
         let hostname = &info.config.hostname;

@@ -162,6 +162,14 @@ impl ImageStore {
         registry::push(&self.store, &self.registries, &reference, auth.as_ref(), &progress, now()).await
     }
 
+    /// Whether a registry (`host[:port]` or URL) takes the credentials.
+    ///
+    /// # Errors
+    /// `Unauthenticated` when it does not; others when it cannot be asked.
+    pub async fn login(&self, server: &str, auth: &RegistryAuth) -> Result<()> {
+        registry::login(&self.registries, server, auth).await
+    }
+
     /// Digest and platforms (os, architecture) of a remote reference, without pulling.
     pub async fn remote_digest(&self, reference: &str, auth: Option<RegistryAuth>) -> Result<RemoteDescriptor> {
         let reference = Reference::parse(reference)?.with_default_tag();

@@ -7,9 +7,12 @@
 mod managers;
 mod names;
 mod orchestrate;
+mod reach;
 mod swarm;
 
+use crate::dispatch::Tunnels;
 use crate::edit::edit;
+use crate::lock::Settled;
 use crate::raft::{Member, Replicator};
 use names::resolve;
 use skep_cluster::Store;
@@ -26,8 +29,8 @@ use skep_model::{Result, Timestamp};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-pub(crate) use swarm::fresh_token;
 pub use orchestrate::{Move, Moves, TaskReason, Why};
+pub(crate) use swarm::fresh_token;
 pub use swarm::{JoinTokens, RotateFlags};
 
 /// Handle to the manager on this node. Cheap to clone.
@@ -37,11 +40,13 @@ pub struct Control {
     node_id: NodeId,
     /// How this manager is reached.
     own: Member,
+    locks: watch::Receiver<Settled>,
+    tunnels: Tunnels,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, own: Member) -> Self {
-        Self { replicator, node_id: own.node_id.clone(), own }
+    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>, tunnels: Tunnels) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, locks, tunnels }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
@@ -112,9 +117,11 @@ impl Control {
     }
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
-        self.edit(|store, _, _| {
+        self.edit(|store, now, _| {
             let id = self.find_node(store, name)?.id.clone();
-            Ok(((), decide::remove_node(store, &id, force)?))
+            let mut writes = decide::remove_node(store, &id, force)?;
+            writes.extend(decide::lock_out(store, &id, now));
+            Ok(((), writes))
         })
         .await
     }

@@ -1,8 +1,8 @@
 //! Chapter 8 of the course, command by command, typed on the machines as the course does.
 //! Docker Hub is a registry on the outside machine that the daemons use as their mirror.
 
-use crate::{Scenario, say};
 use crate::swarm::{nodes_become, settled};
+use crate::{Scenario, say};
 use anyhow::{Context, Result, bail, ensure};
 use skep_conformance::client::{environment, success};
 use skep_conformance::{Lab, Node, Options, wait};
@@ -110,8 +110,11 @@ impl<'a> Course<'a> {
     /// An image under its name in Docker Hub, and gone from the machine that made it.
     fn publish(&self, name: &str) -> Result<()> {
         let path = if name.contains('/') { name.to_owned() } else { format!("library/{name}") };
-        self.on(MANAGER, &format!("docker tag {name} {HUB}/{path} && docker push {HUB}/{path} && docker rmi {HUB}/{path}"))
-            .map(drop)
+        self.on(
+            MANAGER,
+            &format!("docker tag {name} {HUB}/{path} && docker push {HUB}/{path} && docker rmi {HUB}/{path}"),
+        )
+        .map(drop)
     }
 
     fn build(&self, folder: &str, name: &str) -> Result<()> {
@@ -132,7 +135,8 @@ impl<'a> Course<'a> {
         ensure!(said.contains("Swarm: inactive"), "{said}");
         let said = self.on(MANAGER, "docker swarm init")?;
         ensure!(said.contains("is now a manager."), "{said}");
-        let join = said.lines().find(|line| line.contains(" swarm join --token SWMTKN-1-")).context("no line to join by")?;
+        let join =
+            said.lines().find(|line| line.contains(" swarm join --token SWMTKN-1-")).context("no line to join by")?;
         let join = join.trim().replacen("skep", "docker", 1);
         let said = self.on(MANAGER, "docker node ls")?;
         ensure!(said.contains("* ") && said.contains("Leader") && said.lines().count() == 2, "{said}");
@@ -184,9 +188,14 @@ fn services_stacks_secrets(lab: &mut Lab) -> Result<()> {
 fn services(course: &Course) -> Result<()> {
     course.on(MANAGER, "docker network create -d overlay mynet")?;
     let listing = course.on(MANAGER, "docker network ls")?;
-    ensure!(row(&listing, "mynet")?[2..] == ["overlay", "swarm"] && row(&listing, "ingress")?[3] == "swarm", "{listing}");
+    ensure!(
+        row(&listing, "mynet")?[2..] == ["overlay", "swarm"] && row(&listing, "ingress")?[3] == "swarm",
+        "{listing}"
+    );
     let place = "--constraint node.hostname==swarm-worker2";
-    let create = format!("docker service create {place} --network mynet --name redis redis:latest redis-server --requirepass ABC123");
+    let create = format!(
+        "docker service create {place} --network mynet --name redis redis:latest redis-server --requirepass ABC123"
+    );
     ensure!(course.on(MANAGER, &create)?.contains("Service converged"));
     let listing = course.on(MANAGER, "docker service ls")?;
     ensure!(row(&listing, "redis")?[2..] == ["replicated", "1/1", "redis:latest"], "{listing}");
@@ -198,7 +207,10 @@ fn services(course: &Course) -> Result<()> {
     );
     ensure!(course.on(MANAGER, &create)?.contains("Service converged"));
     let listing = course.on(MANAGER, "docker service ls")?;
-    ensure!(row(&listing, "flask")?[2..] == ["replicated", "1/1", "xiaopeng163/flask-redis:latest", "*:8080->5000/tcp"], "{listing}");
+    ensure!(
+        row(&listing, "flask")?[2..] == ["replicated", "1/1", "xiaopeng163/flask-redis:latest", "*:8080->5000/tcp"],
+        "{listing}"
+    );
     course.on(MANAGER, "docker service ps flask")?;
     counts_up(course, WORKER_2, "127.0.0.1:8080")?;
     // A new page goes on counting where the old one was.
@@ -231,7 +243,11 @@ fn stacks(course: &Course) -> Result<()> {
     fs::write(&file, text)?;
     let deploy = "env REDIS_PASSWORD=ABC123 docker stack deploy --compose-file docker-compose.yml flask-demo";
     let said = course.on_in(MANAGER, &folder, &format!("{deploy} 2>&1"))?;
-    for line in ["Creating network flask-demo_default", "Creating service flask-demo_flask", "Creating service flask-demo_redis-server"] {
+    for line in [
+        "Creating network flask-demo_default",
+        "Creating service flask-demo_flask",
+        "Creating service flask-demo_redis-server",
+    ] {
         ensure!(said.contains(line), "{said}");
     }
     ensure!(said.contains("unsupported options: build"), "{said}");
@@ -266,7 +282,10 @@ fn secrets(course: &Course) -> Result<()> {
     ensure!(row(&listing, "mysql_pass")?[0] == id, "{listing}");
     let shown = course.on(MANAGER, "docker secret inspect mysql_pass")?;
     ensure!(shown.contains(&id) && !shown.contains("abc123") && !shown.contains("YWJjMTIz"), "{shown}");
-    ensure!(course.on(MANAGER, "docker secret rm mysql_pass")? == "mysql_pass" || course.on(MANAGER, "docker secret ls -q")?.is_empty());
+    ensure!(
+        course.on(MANAGER, "docker secret rm mysql_pass")? == "mysql_pass"
+            || course.on(MANAGER, "docker secret ls -q")?.is_empty()
+    );
     course.on_in(MANAGER, folder, "docker secret create mysql_pass mysql_pass.txt")?;
     course.on(
         MANAGER,
@@ -330,7 +349,10 @@ fn exec(task: &str) -> String {
 fn overlay(course: &Course) -> Result<()> {
     course.on(MANAGER, "docker network create -d overlay mynet")?;
     let constraint = "--constraint node.role==worker";
-    course.on(MANAGER, &format!("docker service create {constraint} --network mynet --name test --replicas 2 busybox ping 8.8.8.8"))?;
+    course.on(
+        MANAGER,
+        &format!("docker service create {constraint} --network mynet --name test --replicas 2 busybox ping 8.8.8.8"),
+    )?;
     let tasks = settled(course.manager(), "test", 2)?;
     ensure!(tasks[0].node != tasks[1].node, "{tasks:?}");
     let mut addresses = Vec::new();
@@ -342,7 +364,9 @@ fn overlay(course: &Course) -> Result<()> {
         ensure!(row(&listing, "docker_gwbridge")?[2..] == ["bridge", "local"], "{listing}");
         let shown = course.on(worker, &format!("{} ip a", exec("test.")))?;
         let address = shown.lines().find(|line| line.contains("inet 10.0.1.")).context("no address on mynet")?;
-        addresses.push(address.split_whitespace().nth(1).and_then(|word| word.split('/').next()).context("inet")?.to_owned());
+        addresses.push(
+            address.split_whitespace().nth(1).and_then(|word| word.split('/').next()).context("inet")?.to_owned(),
+        );
         ensure!(shown.contains("mtu 1450") && shown.contains("inet 172.18.0."), "{shown}");
         let logs = wait::until("an answer of the internet", || {
             let logs = course.on(worker, "docker container logs $(docker container ls -q --filter name=test.)")?;
@@ -380,7 +404,8 @@ fn ingress(course: &Course) -> Result<()> {
 /// 8.6.
 fn virtual_address(course: &Course) -> Result<()> {
     course.on(MANAGER, "docker service create --name web --network mynet --replicas 2 containous/whoami")?;
-    course.on(MANAGER, "docker service create --name client --network mynet xiaopeng163/net-box:latest ping 8.8.8.8")?;
+    course
+        .on(MANAGER, "docker service create --name client --network mynet xiaopeng163/net-box:latest ping 8.8.8.8")?;
     let host = settled(course.manager(), "client", 1)?[0].node.clone();
     let inside = exec("client.");
     let mut seen = std::collections::BTreeMap::new();

@@ -24,7 +24,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         run: tasks_move_back_and_say_why_they_wait,
         every_client: false,
     },
-    Scenario { name: "jobs_run_to_their_end", options: || Options::for_test(3), run: jobs_run_to_their_end, every_client: true },
+    Scenario {
+        name: "jobs_run_to_their_end",
+        options: || Options::for_test(3),
+        run: jobs_run_to_their_end,
+        every_client: true,
+    },
 ];
 
 fn promotion_and_demotion(lab: &mut Lab) -> Result<()> {
@@ -32,8 +37,7 @@ fn promotion_and_demotion(lab: &mut Lab) -> Result<()> {
     create(lab.node(1), "web", &["--replicas", "4", "busybox", "sleep", "100000"])?;
     let before = settled(lab.node(1), "web", 4)?;
     ensure!(lab.node(1).ok(&["node", "promote", "h2", "h3"])?.contains("Node h2 promoted to a manager in the swarm."));
-    let three =
-        ["h1 Ready Active Leader", "h2 Ready Active Reachable", "h3 Ready Active Reachable", "h4 Ready Active"];
+    let three = ["h1 Ready Active Leader", "h2 Ready Active Reachable", "h3 Ready Active Reachable", "h4 Ready Active"];
     nodes_become(lab.node(1), &three)?;
     for number in [2, 3] {
         wait::until("the new manager to answer", || {
@@ -71,7 +75,10 @@ fn steps_that_break_quorum_are_refused(lab: &mut Lab) -> Result<()> {
     formed(lab, 3)?;
     let first = lab.node(1);
     let said = lab.node(2).refused(&["swarm", "leave"])?;
-    ensure!(said.contains("You are attempting to leave the swarm on a node that is participating as a manager."), "{said}");
+    ensure!(
+        said.contains("You are attempting to leave the swarm on a node that is participating as a manager."),
+        "{said}"
+    );
     lab.node(3).kill_daemon()?;
     wait::until("the dead manager to be unreachable", || {
         let seen = nodes(first)?;
@@ -156,7 +163,8 @@ fn jobs_run_to_their_end(lab: &mut Lab) -> Result<()> {
             let tasks = crate::swarm::tasks(manager, name)?;
             let done = tasks.iter().filter(|task| task.current.starts_with("Complete")).count();
             ensure!(done == count, "{tasks:?}");
-            let row = manager.ok(&["service", "ls", "--filter", &format!("name={name}"), "--format", "{{.Replicas}}"])?;
+            let row =
+                manager.ok(&["service", "ls", "--filter", &format!("name={name}"), "--format", "{{.Replicas}}"])?;
             ensure!(row.ends_with(ends), "{row}");
             Ok(())
         })?;

@@ -44,7 +44,8 @@ fn daemons_are_upgraded_under_their_tasks(lab: &mut Lab) -> Result<()> {
     let manager = lab.node(1);
     create(manager, "web", &["--replicas", "10", "busybox", "sleep", "100000"])?;
     let before = settled(manager, "web", 10)?;
-    let containers = || -> Result<Vec<String>> { lab.nodes().iter().map(|node| node.ok(&["ps", "-q", "--no-trunc"])).collect() };
+    let containers =
+        || -> Result<Vec<String>> { lab.nodes().iter().map(|node| node.ok(&["ps", "-q", "--no-trunc"])).collect() };
     let held = containers()?;
 
     // Another file, as an upgrade puts there: the network daemon must be replaced too.
@@ -132,7 +133,8 @@ fn under_load(lab: &Lab, order: &str, change: &[&str], end: &str) -> Result<()> 
     let node = lab.node(1);
     let what = format!("{order} {}", change.join(" "));
     let load = Load::start(lab, &node.address(), 8080)?;
-    let head = ["service", "update", "--detach", "--no-resolve-image", "--update-order", order, "--rollback-order", order];
+    let head =
+        ["service", "update", "--detach", "--no-resolve-image", "--update-order", order, "--rollback-order", order];
     node.ok(&[head.as_slice(), change, &["web"]].concat())?;
     let state = updated(node)?;
     ensure!(state == end, "{what}: {state}");

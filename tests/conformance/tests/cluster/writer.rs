@@ -257,7 +257,10 @@ impl OneWriter {
                     }
                     let version = &service["Version"]["Index"];
                     let at = self.at;
-                    ensure!(replicas != Some(after), "{name}: {before} to {after} was refused and is applied, {version} at {at}");
+                    ensure!(
+                        replicas != Some(after),
+                        "{name}: {before} to {after} was refused and is applied, {version} at {at}"
+                    );
                     format!("{replicas:?} replicas, not {before}")
                 }
                 Ok((404, body)) => body,

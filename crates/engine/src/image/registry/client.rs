@@ -27,6 +27,8 @@ const ERROR_BODY_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) enum Access {
     Pull,
     Push,
+    /// Nothing: only whether the registry knows us.
+    Login,
 }
 
 /// A manifest as the registry sent it; its digest is computed here.
@@ -73,18 +75,25 @@ impl Client {
                 causes(&e)
             )))
         })?;
-        let actions = match access {
-            Access::Pull => "pull",
-            Access::Push => "pull,push",
+        let scope = match access {
+            Access::Pull => format!("repository:{}:pull", reference.repository),
+            Access::Push => format!("repository:{}:pull,push", reference.repository),
+            Access::Login => String::new(),
         };
         Ok(Self {
             http,
             endpoint: endpoint.clone(),
             repository: reference.repository.clone(),
-            scope: format!("repository:{}:{actions}", reference.repository),
+            scope,
             auth: auth.cloned(),
             authorization: Mutex::new(None),
         })
+    }
+
+    /// Whether the registry answers us.
+    pub(crate) async fn ping(&self) -> Attempt<()> {
+        let url = format!("{}/v2/", self.endpoint.base);
+        self.exchange(&url, || self.http.get(&url)).await.map(drop)
     }
 
     /// By tag or digest.

@@ -5,10 +5,12 @@ mod client;
 mod download;
 mod endpoint;
 mod failure;
+mod login;
 mod pull;
 mod push;
 
 pub(crate) use endpoint::Registries;
+pub(crate) use login::login;
 pub(crate) use pull::pull;
 pub(crate) use push::push;
 
