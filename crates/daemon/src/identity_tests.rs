@@ -40,10 +40,10 @@ async fn a_rotation_of_the_root_moves_every_node_while_tasks_run() {
     let machines: Vec<Arc<Machine>> = (0..3).map(|_| Arc::default()).collect();
     let mut agents: Vec<Agent> =
         vec![agent(dir.path(), manager.identity().clone(), &address, machines[0].clone()).await];
-    for number in 1..3 {
+    for (number, machine) in machines.iter().enumerate().skip(1) {
         let home = dir.path().join(format!("w{number}"));
         let identity = join(&home, &address, &before).await.unwrap();
-        agents.push(agent(&home, identity, &address, machines[number].clone()).await);
+        agents.push(agent(&home, identity, &address, machine.clone()).await);
     }
     control.create_service(service("web", 6)).await.unwrap();
     until(&control, "six tasks", |control| count(control, TaskState::Running) == 6).await;

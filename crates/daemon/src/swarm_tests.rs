@@ -321,7 +321,8 @@ async fn nodes_become_managers_and_workers_again_under_their_tasks() {
     let a = Node::start(&homes[0], manager.identity().clone(), &address, Some(manager)).await;
     let store = CertStore::new(homes[1].join("swarm/certificates"));
     let token = control.tokens().unwrap().worker;
-    let identity = skep_agent::join(&store, &[address.clone()], &token, Availability::Active).await.unwrap();
+    let identity =
+        skep_agent::join(&store, std::slice::from_ref(&address), &token, Availability::Active).await.unwrap();
     let b = Node::start(&homes[1], identity, &address, None).await;
     until(&control, "two nodes are ready", |control| {
         control.nodes().iter().filter(|node| node.status.state == NodeState::Ready).count() == 2
