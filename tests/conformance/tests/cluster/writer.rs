@@ -17,17 +17,21 @@ use std::time::{Duration, Instant};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two tries when no manager takes a write.
 const RETRY: Duration = Duration::from_millis(5);
-/// Replicas are asked for up to this many; none is ever placed.
-const REPLICAS_MAX: u64 = 50;
+/// Each write of a service carries the next number in this label.
+const NUMBER_LABEL: &str = "number";
+/// Replicas follow the number, below this; none is ever placed.
+const REPLICAS_END: u64 = 5;
 /// What a write at an old version is told, with status 500.
 const OUT_OF_SEQUENCE: &str = "update out of sequence";
+/// Beginning of the names of the clients' services.
+pub(crate) const PREFIX: &str = "writer";
 /// Services a client keeps at once.
 const KEPT: usize = 5;
 
 /// What is known of one service of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Known {
-    /// Acknowledged with so many replicas, and no later write is in doubt.
+    /// The write of this number was acknowledged, and no later one is in doubt.
     Is(u64),
     /// One of these: a write got no answer. `None` is "not there".
     OneOf(Vec<Option<u64>>),
@@ -121,14 +125,24 @@ impl Writers {
     }
 }
 
-/// Names and replicas of all services, as one manager says.
+/// The number of the write that a service shows.
+fn number_of(service: &Value) -> Result<u64> {
+    let number = service["Spec"]["Labels"][NUMBER_LABEL].as_str().and_then(|text| text.parse().ok());
+    let number: u64 = number.context("no number")?;
+    let replicas = &service["Spec"]["Mode"]["Replicated"]["Replicas"];
+    ensure!(replicas.as_u64() == Some(number % REPLICAS_END), "half a write: number {number}, replicas {replicas}");
+    Ok(number)
+}
+
+/// Names and numbers of all services of the clients, as one manager says.
 fn services(manager: &Cli) -> Result<BTreeMap<String, u64>> {
     let list = manager.get("/services")?;
     let mut found = BTreeMap::new();
     for service in list.as_array().context("a list")? {
         let name = service["Spec"]["Name"].as_str().context("a name")?.to_owned();
-        let replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64().context("replicas")?;
-        ensure!(found.insert(name.clone(), replicas).is_none(), "two services {name}");
+        if name.starts_with(PREFIX) {
+            ensure!(found.insert(name.clone(), number_of(service)?).is_none(), "two services {name}");
+        }
     }
     Ok(found)
 }
@@ -138,14 +152,14 @@ fn compare(expected: &BTreeMap<String, Known>, found: &BTreeMap<String, u64>) ->
     for (name, known) in expected {
         let seen = found.get(name).copied();
         let fits = match known {
-            Known::Is(replicas) => seen == Some(*replicas),
+            Known::Is(number) => seen == Some(*number),
             Known::OneOf(choices) => choices.contains(&seen),
         };
         if !fits {
             wrong.push(format!("{name}: expected {known:?}, found {seen:?}"));
         }
     }
-    for name in found.keys().filter(|name| name.starts_with('w') && !expected.contains_key(*name)) {
+    for name in found.keys().filter(|name| !expected.contains_key(*name)) {
         wrong.push(format!("{name}: removed, but found"));
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -180,14 +194,14 @@ impl OneWriter {
                 .services
                 .iter()
                 .filter_map(|(name, known)| match known {
-                    Known::Is(replicas) => Some((name.clone(), *replicas)),
+                    Known::Is(number) => Some((name.clone(), *number)),
                     Known::OneOf(_) => None,
                 })
                 .collect();
             self.next += 1;
             match certain.first() {
                 Some((name, _)) if certain.len() > KEPT => self.remove(name)?,
-                Some((name, replicas)) if self.next.is_multiple_of(3) => self.scale(name, *replicas)?,
+                Some((name, number)) if self.next.is_multiple_of(3) => self.scale(name, *number)?,
                 _ => self.create()?,
             }
         }
@@ -195,7 +209,7 @@ impl OneWriter {
     }
 
     fn create(&mut self) -> Result<()> {
-        let name = format!("w{}-{}", self.number, self.next);
+        let name = format!("{PREFIX}{}-{}", self.number, self.next);
         let spec = spec(&name, 0);
         match self.write("POST", "/services/create", Some(&spec))? {
             Answer::Done => self.services.insert(name, Known::Is(0)),
@@ -206,7 +220,7 @@ impl OneWriter {
     }
 
     fn scale(&mut self, name: &str, before: u64) -> Result<()> {
-        let after = 1 + (before + 7) % REPLICAS_MAX;
+        let after = before + 1;
         let mut refusals = Vec::new();
         loop {
             let found = self.version(name, before, after).with_context(|| format!("refused before: {refusals:?}"))?;
@@ -242,7 +256,7 @@ impl OneWriter {
         Ok(())
     }
 
-    /// The version at which the service has `before` replicas, which was acknowledged; a
+    /// The version at which the service shows `before`, which was acknowledged; a
     /// manager that lags behind is given time. `None` when the client is to end.
     fn version(&mut self, name: &str, before: u64, after: u64) -> Result<Option<u64>> {
         let begin = Instant::now();
@@ -251,17 +265,17 @@ impl OneWriter {
             let said = match answer {
                 Ok((200, body)) => {
                     let service: Value = serde_json::from_str(&body)?;
-                    let replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64();
-                    if replicas == Some(before) {
-                        return service["Version"]["Index"].as_u64().context("a version").map(Some);
+                    let number = number_of(&service)?;
+                    let version = service["Version"]["Index"].as_u64().context("a version")?;
+                    if number == before {
+                        return Ok(Some(version));
                     }
-                    let version = &service["Version"]["Index"];
                     let at = self.at;
                     ensure!(
-                        replicas != Some(after),
-                        "{name}: {before} to {after} was refused and is applied, {version} at {at}"
+                        number < before,
+                        "{name}: {after} was refused, {number} is applied at {version}, says {at}"
                     );
-                    format!("{replicas:?} replicas, not {before}")
+                    format!("{number} and not yet {before}")
                 }
                 Ok((404, body)) => body,
                 Ok(_) | Err(_) => {
@@ -312,14 +326,15 @@ impl OneWriter {
 }
 
 /// A service that no node may run, so that only the control plane works.
-fn spec(name: &str, replicas: u64) -> Value {
+fn spec(name: &str, number: u64) -> Value {
     json!({
         "Name": name,
+        "Labels": { NUMBER_LABEL: number.to_string() },
         "TaskTemplate": {
             "ContainerSpec": { "Image": "busybox" },
             "Placement": { "Constraints": ["node.labels.none==here"] },
         },
-        "Mode": { "Replicated": { "Replicas": replicas } },
+        "Mode": { "Replicated": { "Replicas": number % REPLICAS_END } },
     })
 }
 
