@@ -9,6 +9,7 @@ mod load;
 mod members;
 mod network;
 mod power;
+mod roles;
 mod swarm;
 mod upgrade;
 mod writer;
@@ -36,6 +37,7 @@ fn main() {
         upgrade::SCENARIOS,
         failover::SCENARIOS,
         power::SCENARIOS,
+        roles::SCENARIOS,
         members::SCENARIOS,
         lab::SCENARIOS,
         network::SCENARIOS,
