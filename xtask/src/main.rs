@@ -4,17 +4,21 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod bench;
+mod course;
 mod demo;
 mod images;
+mod lab;
 mod lint;
 mod setup;
 mod sh;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "skep's own commands")]
@@ -41,6 +45,11 @@ enum Command {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Run only the tests on Debian's stock kernel, in a virtual machine
+    StockKernel {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
     /// Check formatting, lints, licences and the rules of the tree; writes nothing
     Lint,
     /// Everything the build farm checks: lint, then test; writes nothing
@@ -61,13 +70,37 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
+    /// Several machines on this one, to try a cluster by hand
+    Lab {
+        #[command(subcommand)]
+        command: lab::Command,
+    },
     /// Install the packages that building and testing need
-    Setup,
+    Setup {
+        /// Also make the images that tests use
+        #[arg(long)]
+        images: bool,
+    },
+    /// Run a command of this machine on Debian's stock kernel, in a virtual machine
+    Vm {
+        /// Memory in MiB
+        #[arg(long, default_value_t = 1024)]
+        memory: u32,
+        /// Processors
+        #[arg(long, default_value_t = 2)]
+        processors: u32,
+        /// Seconds until the command is given up
+        #[arg(long, default_value_t = 600)]
+        timeout: u64,
+        /// The command, run as root in the workspace's root
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     match run(Args::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
@@ -75,17 +108,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Vm { memory, processors, timeout, command } => {
+            let timeout = Duration::from_secs(timeout);
+            let job = vm::Job { command: &command, environment: &[], memory_mib: memory, processors, timeout };
+            return vm::run(&job).map(ExitCode::from);
+        }
         Command::Demo { down: true } => demo::down(),
         Command::Demo { down: false } => demo::up(),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Clients { filter } => test::clients(filter.as_deref()),
+        Command::StockKernel { filter } => test::on_stock_kernel(filter.as_deref()),
         Command::Lint => lint::run(),
         Command::Verify => lint::run().and_then(|()| test::run(None)),
         Command::Fix => lint::fix(),
         Command::Sim { seeds } => test::simulation(seeds),
         Command::Bench { scenarios, write } => bench::run(&scenarios, write),
-        Command::Setup => setup::packages(),
-    }
+        Command::Lab { command } => lab::run(&command),
+        Command::Setup { images } => setup::packages().and_then(|()| if images { test::images() } else { Ok(()) }),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Package and the file that shows it is there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("gcc", "/usr/bin/gcc"),
     ("pkg-config", "/usr/bin/pkg-config"),
     ("libseccomp-dev", "/usr/include/seccomp.h"),
@@ -16,6 +16,10 @@ const PACKAGES: [(&str, &str); 9] = [
     ("nftables", "/usr/sbin/nft"),
     ("util-linux", "/usr/bin/nsenter"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    // Brings the SDK for Python with it.
+    ("docker-compose", "/usr/bin/docker-compose"),
+    ("e2fsprogs", "/sbin/mkfs.ext4"),
+    ("perl-base", "/usr/bin/perl"),
 ];
 
 /// Stops package scripts from starting services, for the time of one installation.
@@ -41,10 +45,15 @@ impl Drop for PolicyGuard {
     }
 }
 
-/// Installs what is missing.
+/// Installs what building and testing need.
 pub(crate) fn packages() -> Result<()> {
+    install(&PACKAGES)
+}
+
+/// Installs what is missing of these packages, each given with a file that shows it is there.
+pub(crate) fn install(packages: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+        packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,12 +1,18 @@
 //! `cargo xtask test`: unit and integration tests, the simulation, and the stock
 //! clients against a running daemon.
 
-use crate::sh::{cmd, say, target};
-use crate::{images, setup};
-use anyhow::Result;
+use crate::sh::{cmd, output, root, say, target};
+use crate::{course, images, setup, vm};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::time::Duration;
 
 /// Seeds of the simulation in a normal run.
 const SIMULATION_SEEDS: u64 = 500;
+/// For a daemon and a few containers, all files they write included.
+const STOCK_KERNEL_MEMORY_MIB: u32 = 1024;
+/// An emulated machine is twenty to thirty times slower.
+const STOCK_KERNEL_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// All tests, or those whose name contains `filter`.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
@@ -19,7 +25,15 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     if filter.is_none() {
         simulation(SIMULATION_SEEDS)?;
     }
-    clients(filter)
+    clients(filter)?;
+    on_stock_kernel(filter)
+}
+
+/// Makes what the clients' tests import and build.
+pub(crate) fn images() -> Result<()> {
+    images::busybox_tar()?;
+    images::whoami_context()?;
+    course::bases().map(drop)
 }
 
 /// Stock clients against a running daemon.
@@ -30,16 +44,68 @@ pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
     let whoami = images::whoami_context()?;
     say("building skep");
     cargo(&["build", "--locked", "--quiet", "--package", "skep-daemon"])?;
-    say("stock clients against a running daemon");
-    let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", "clients", "--"];
-    args.extend(filter);
-    crate::sh::run(
-        cmd("cargo", &args)
-            .env("SKEP_TEST_SKEP", target().join("debug/skep"))
-            .env("SKEP_TEST_DOCKER", docker)
-            .env("SKEP_TEST_BUSYBOX_TAR", busybox)
-            .env("SKEP_TEST_WHOAMI_CONTEXT", whoami),
-    )
+    let course = course::bases()?;
+    for (what, test) in [("stock clients against a running daemon", "clients"), ("clusters of machines", "cluster")] {
+        say(what);
+        let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", test, "--"];
+        args.extend(filter);
+        crate::sh::run(
+            cmd("cargo", &args)
+                .env("SKEP_TEST_SKEP", target().join("debug/skep"))
+                .env("SKEP_TEST_DOCKER", &docker)
+                .env("SKEP_TEST_BUSYBOX_TAR", &busybox)
+                .env("SKEP_TEST_WHOAMI_CONTEXT", &whoami)
+                .env("SKEP_TEST_COURSE", root().join("examples/course"))
+                .env("SKEP_TEST_PYTHON_TAR", &course.python)
+                .env("SKEP_TEST_REDIS_TAR", &course.redis),
+        )?;
+    }
+    Ok(())
+}
+
+/// What differs on Debian's own kernel, in a virtual machine.
+pub(crate) fn on_stock_kernel(filter: Option<&str>) -> Result<()> {
+    if let Err(error) = vm::prepare() {
+        say(&format!("SKIPPED: tests on Debian's stock kernel, for want of a virtual machine: {error:#}"));
+        return Ok(());
+    }
+    let docker = setup::docker_cli()?;
+    let busybox = images::busybox_tar()?;
+    let whoami = images::whoami_context()?;
+    cargo(&["build", "--locked", "--quiet", "--package", "skep-daemon"])?;
+    let program = test_program("skep-conformance", "stock_kernel")?;
+    say("tests on Debian's stock kernel");
+    let variable = |name: &str, path: &Path| (name.to_owned(), path.to_string_lossy().into_owned());
+    let environment = [
+        variable("SKEP_TEST_SKEP", &target().join("debug/skep")),
+        variable("SKEP_TEST_DOCKER", &docker),
+        variable("SKEP_TEST_BUSYBOX_TAR", &busybox),
+        variable("SKEP_TEST_WHOAMI_CONTEXT", &whoami),
+        variable("SKEP_TEST_SCRATCH", Path::new("/tmp")),
+    ];
+    let command: Vec<String> = std::iter::once(program).chain(filter.map(str::to_owned)).collect();
+    let job = vm::Job {
+        command: &command,
+        environment: &environment,
+        memory_mib: STOCK_KERNEL_MEMORY_MIB,
+        processors: 2,
+        timeout: STOCK_KERNEL_TIMEOUT,
+    };
+    match vm::run(&job)? {
+        0 => Ok(()),
+        code => bail!("the tests on Debian's stock kernel ended with {code}"),
+    }
+}
+
+/// Builds one test program and gives its path.
+fn test_program(package: &str, name: &str) -> Result<String> {
+    let args = ["test", "--locked", "--no-run", "--message-format=json", "--package", package, "--test", name];
+    let messages = output(&mut cmd("cargo", args))?;
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == name).then(|| message["executable"].as_str().map(str::to_owned)).flatten()
+    };
+    messages.lines().find_map(executable).with_context(|| format!("cargo names no program for the test {name}"))
 }
 
 /// The seeded world; prints its own summary line.

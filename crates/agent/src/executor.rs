@@ -346,7 +346,11 @@ fn bound_ports(task: &Task, info: &ContainerInfo) -> Vec<PortConfig> {
 
 /// An overlay as the engine shows it. The node's own networks need no telling.
 fn network_info(network: &DesiredNetwork) -> Option<NetworkInfo> {
-    let NetworkKind::Overlay { vni, .. } = network.kind else { return None };
+    let (vni, ingress) = match network.kind {
+        NetworkKind::Overlay { vni, .. } => (vni, false),
+        NetworkKind::Mesh { vni, .. } => (vni, true),
+        NetworkKind::Bridge { .. } => return None,
+    };
     let ipam = network.subnets.iter().map(|subnet| IpamConfig {
         subnet: Some(subnet.net),
         ip_range: None,
@@ -360,6 +364,7 @@ fn network_info(network: &DesiredNetwork) -> Option<NetworkInfo> {
             name: network.name.clone(),
             driver: "overlay".into(),
             internal: network.internal,
+            ingress,
             options: [(VXLAN_OPTION.to_owned(), vni.to_string())].into(),
             ipam_driver: "default".into(),
             ipam: ipam.collect(),

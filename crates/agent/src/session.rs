@@ -12,11 +12,11 @@ use skep_identity::Identity;
 use skep_model::Error;
 use skep_model::id::NodeId;
 use skep_model::node::{Node, NodeDescription};
-use skep_proto::codec;
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{
     AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest, TunnelRequestsRequest,
 };
+use skep_proto::{LEADER_METADATA, codec};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,6 +29,8 @@ const CALL_MAX: Duration = Duration::from_secs(5);
 const HEARTBEAT_PERIOD_DEFAULT: Duration = Duration::from_secs(5);
 /// Heartbeats are sent a little early, so that the last one of a period is never late.
 const HEARTBEAT_SHARE: (f64, f64) = (0.8, 0.95);
+/// Managers in a row that may name another one as the leader before it is time to wait.
+const REDIRECTS_MAX: usize = 4;
 /// A node's complete set with its secrets and network state.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
@@ -85,6 +87,14 @@ enum Ended {
     Worker,
 }
 
+impl Ended {
+    /// Where the leader is, if that is why.
+    fn leader(&self) -> Option<String> {
+        let Self::Call(status) = self else { return None };
+        status.metadata().get(LEADER_METADATA).and_then(|address| address.to_str().ok()).map(str::to_owned)
+    }
+}
+
 fn code_name(status: &Status) -> String {
     format!("{:?}", status.code())
 }
@@ -106,8 +116,9 @@ impl Sessions {
     /// Holds sessions until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
+        let (mut leader, mut redirects) = (None, 0);
         loop {
-            let Some(address) = self.managers.pick(&mut rand::rng()) else {
+            let Some(address) = leader.take().or_else(|| self.managers.pick(&mut rand::rng())) else {
                 self.lost(&Ended::NoManager);
                 return;
             };
@@ -115,6 +126,12 @@ impl Sessions {
                 ended = self.session(&address, &mut backoff) => ended,
                 () = stop.cancelled() => return,
             };
+            leader = ended.leader().filter(|leader| *leader != address && redirects < REDIRECTS_MAX);
+            if leader.is_some() {
+                redirects += 1;
+                continue;
+            }
+            redirects = 0;
             self.managers.observe(&address, false);
             tracing::info!(manager = address, reason = %ended, "session with the manager ended");
             self.lost(&ended);

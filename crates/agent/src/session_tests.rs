@@ -258,3 +258,92 @@ async fn a_tunnel_that_is_asked_for_is_opened_and_served() {
     assert_eq!(heard()[1..].concat(), "hello.");
     agent.shutdown().await;
 }
+
+/// A manager that only knows who leads.
+#[derive(Clone)]
+struct Follower {
+    leader: SocketAddr,
+    asked: Arc<Mutex<u32>>,
+}
+
+impl Follower {
+    fn refuse<T>(&self) -> Answer<T> {
+        *self.asked.lock().unwrap() += 1;
+        let mut status = Status::unavailable("this manager is not the leader");
+        status.metadata_mut().insert(LEADER_METADATA, self.leader.to_string().parse().unwrap());
+        Err(status)
+    }
+}
+
+#[tonic::async_trait]
+impl Dispatcher for Follower {
+    type SessionStream = ReceiverStream<Result<SessionMessage, Status>>;
+    type AssignmentsStream = ReceiverStream<Result<AssignmentsMessage, Status>>;
+    type TunnelRequestsStream = ReceiverStream<Result<TunnelRequest, Status>>;
+    type OpenTunnelStream = ReceiverStream<Result<TunnelPiece, Status>>;
+    type ReachNodeStream = ReceiverStream<Result<TunnelPiece, Status>>;
+
+    async fn session(&self, _: Request<SessionRequest>) -> Answer<Self::SessionStream> {
+        self.refuse()
+    }
+
+    async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
+        self.refuse()
+    }
+
+    async fn update_task_status(&self, _: Request<UpdateTaskStatusRequest>) -> Answer<UpdateTaskStatusResponse> {
+        self.refuse()
+    }
+
+    async fn assignments(&self, _: Request<AssignmentsRequest>) -> Answer<Self::AssignmentsStream> {
+        self.refuse()
+    }
+
+    async fn tunnel_requests(&self, _: Request<TunnelRequestsRequest>) -> Answer<Self::TunnelRequestsStream> {
+        self.refuse()
+    }
+
+    async fn open_tunnel(&self, _: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::OpenTunnelStream> {
+        self.refuse()
+    }
+
+    async fn reach_node(&self, _: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::ReachNodeStream> {
+        self.refuse()
+    }
+}
+
+/// Reaches whatever it was told.
+struct PlainDial;
+
+#[async_trait]
+impl Dial for PlainDial {
+    async fn dial(&self, address: &str) -> Result<Channel, Error> {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+        endpoint.connect().await.map_err(|e| Error::unavailable(e.to_string()))
+    }
+}
+
+#[tokio::test]
+async fn a_follower_sends_the_agent_straight_to_the_leader() {
+    let (manager, leader) = FakeManager::serve().await;
+    let follower = Follower { leader, asked: Arc::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tonic::transport::Server::builder().add_service(DispatcherServer::new(follower.clone()));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let directory = tempfile::tempdir().unwrap();
+    let config = AgentConfig {
+        state_dir: directory.path().to_owned(),
+        identity: test_identity(),
+        certificates: skep_identity::CertStore::new(directory.path().join("certificates")),
+        managers: vec![address.to_string()],
+        description: NodeDescription::default(),
+        data_path_address: String::new(),
+        executor: Arc::new(FakeExecutor::default()),
+        task_api: Arc::new(Echo),
+    };
+    let agent = Agent::start_with(&config, Arc::new(PlainDial)).await.unwrap();
+    manager.hears("t1", TaskState::Running).await;
+    assert_eq!(*follower.asked.lock().unwrap(), 1);
+    agent.shutdown().await;
+}

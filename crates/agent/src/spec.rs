@@ -6,7 +6,7 @@ use skep_model::container::{
 };
 use skep_model::network::{PortBinding, PortKey};
 use skep_model::service::{PublishMode, TaskContainer, TaskResources};
-use skep_model::task::Task;
+use skep_model::task::{AssignedResource, Task};
 use skep_model::{Error, Result};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -89,7 +89,7 @@ fn config(task: &Task, node: &NodeFacts) -> Result<ContainerConfig> {
         user: wish.user.clone(),
         tty: wish.tty,
         open_stdin: wish.open_stdin,
-        env: env.collect::<Result<_>>()?,
+        env: env.chain(resource_env(task).map(Ok)).collect::<Result<_>>()?,
         entrypoint,
         cmd,
         image: wish.image.clone(),
@@ -100,6 +100,17 @@ fn config(task: &Task, node: &NodeFacts) -> Result<ContainerConfig> {
         healthcheck: wish.healthcheck.clone(),
         exposed_ports: host_ports(task).map(|(key, _)| key).collect(),
         ..ContainerConfig::default()
+    })
+}
+
+/// `DOCKER_RESOURCE_GPU=u1,u2`: which of the node's resources the task was given.
+fn resource_env(task: &Task) -> impl Iterator<Item = String> + '_ {
+    task.resources.iter().map(|(kind, given)| {
+        let value = match given {
+            AssignedResource::Count(count) => count.to_string(),
+            AssignedResource::Named(names) => names.iter().map(String::as_str).collect::<Vec<_>>().join(","),
+        };
+        format!("DOCKER_RESOURCE_{}={value}", kind.to_uppercase())
     })
 }
 
@@ -306,6 +317,18 @@ mod tests {
         task.spec.container.env = vec!["N={{.Nope}}".into()];
         let error = container_spec(&task, &node(), None, Vec::new()).unwrap_err();
         assert!(error.message.starts_with("expanding env failed"), "{error}");
+    }
+
+    #[test]
+    fn assigned_resources_are_told_in_the_environment() {
+        let mut task = task();
+        task.resources.insert("gpu".into(), AssignedResource::Named(["u1".to_owned(), "u2".to_owned()].into()));
+        task.resources.insert("ssd".into(), AssignedResource::Count(3));
+        let env = check(&task).config.env;
+        assert!(
+            env.ends_with(&["DOCKER_RESOURCE_GPU=u1,u2".to_owned(), "DOCKER_RESOURCE_SSD=3".to_owned()]),
+            "{env:?}"
+        );
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn evaluate(text: &str, facts: &Context, with_files: bool) -> Result<String> {
 
 fn facts(task: &Task, node: &NodeFacts) -> Context {
     // Tasks of a global service have no number: the node takes its place.
-    let slot = if task.slot == 0 { task.node_id.to_string() } else { task.slot.to_string() };
+    let slot = if task.public_slot() == 0 { task.node_id.to_string() } else { task.public_slot().to_string() };
     let labels = task.service_labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
     let platform = map([("Architecture", text(&node.platform.architecture)), ("OS", text(&node.platform.os))]);
     Context::from(map([

@@ -9,7 +9,7 @@ use skep_model::cluster::ClusterSpec;
 use skep_model::id::NodeId;
 use skep_model::netstate::NetdStatus;
 use skep_model::node::Availability;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +29,9 @@ pub struct SystemInfo {
     pub hostname: String,
     pub data_root: PathBuf,
     pub labels: BTreeMap<String, String>,
+    /// What tasks may reserve here besides CPU and memory: counts and names by kind.
+    pub counted_resources: BTreeMap<String, i64>,
+    pub named_resources: BTreeMap<String, BTreeSet<String>>,
     pub insecure_registries: Vec<String>,
     pub registry_mirrors: Vec<String>,
     pub debug: bool,

@@ -11,6 +11,7 @@ mod changes;
 mod detach;
 mod error;
 mod filters;
+mod folded;
 mod json;
 mod reach;
 mod request;

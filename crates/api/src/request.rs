@@ -3,6 +3,7 @@
 
 use crate::error::ApiError;
 use crate::filters::Filters;
+use crate::folded::Folded;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
@@ -178,7 +179,8 @@ pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     if !value.is_object() {
         return Err(Error::invalid("invalid JSON: an object is needed"));
     }
-    T::deserialize(value).map_err(|e| Error::invalid(format!("invalid JSON: {}", without_quotes(&e.to_string()))))
+    T::deserialize(Folded(value))
+        .map_err(|e| Error::invalid(format!("invalid JSON: {}", without_quotes(&e.to_string()))))
 }
 
 /// serde quotes offending strings; they may be secret, so cut them out.

@@ -3,7 +3,7 @@
 use crate::backend::Backend;
 use crate::reach::Reaching;
 use crate::route::{
-    build, containers, disk, events, exec, files, images, networks, secrets, service_logs, services, streams, swarm,
+    build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services, streams, swarm,
     system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
@@ -139,7 +139,10 @@ fn service_paths() -> Router<Backend> {
         .route("/services/{name}", get(services::inspect).delete(services::remove))
         .route("/services/{name}/update", post(services::update))
         .route("/services/{name}/logs", get(service_logs::of_service))
+        .route("/services/{name}/rebalance", post(orchestrate::rebalance))
+        .route("/services/{name}/why", get(orchestrate::why_service))
         .route("/tasks", get(services::tasks))
         .route("/tasks/{name}", get(services::task))
         .route("/tasks/{name}/logs", get(service_logs::of_task))
+        .route("/tasks/{name}/why", get(orchestrate::why_task))
 }

@@ -101,21 +101,28 @@ pub(crate) fn log_body(lines: mpsc::Receiver<LogLine>, format: LogFormat) -> imp
 
 /// How to talk to an attached process.
 pub(crate) struct Conversation {
-    pub(crate) attached: Attached,
+    pub(crate) tty: bool,
     pub(crate) keys: DetachKeys,
     pub(crate) version: ApiVersion,
 }
 
 /// Turns the connection into a two-way stream: by upgrade if the client asked for one,
 /// else with the request body as input and the response body as output.
-pub(crate) fn converse(mut request: Request, conversation: Conversation) -> Response {
-    let content_type = stream_type(conversation.attached.tty, conversation.version);
+///
+/// The process is taken only when an upgraded client has its answer: what an SDK reads
+/// together with the answer's head it loses.
+pub(crate) async fn converse(
+    mut request: Request,
+    conversation: Conversation,
+    process: impl Future<Output = Attached> + Send + 'static,
+) -> Response {
+    let content_type = stream_type(conversation.tty, conversation.version);
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     match upgrade {
         Some(upgrade) if wants_upgrade(request.headers()) => {
             tokio::spawn(async move {
                 match upgrade.await {
-                    Ok(upgraded) => pump(TokioIo::new(upgraded), conversation).await,
+                    Ok(upgraded) => pump(TokioIo::new(upgraded), process.await, conversation.keys).await,
                     Err(error) => tracing::debug!(%error, "client left before the upgrade"),
                 }
             });
@@ -125,7 +132,7 @@ pub(crate) fn converse(mut request: Request, conversation: Conversation) -> Resp
             response.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
             response
         }
-        _ => plain_conversation(request, conversation.attached, content_type),
+        _ => plain_conversation(request, process.await, content_type),
     }
 }
 
@@ -161,8 +168,7 @@ pub(crate) const LINGER: std::time::Duration = std::time::Duration::from_millis(
 
 /// Moves bytes both ways until the output ends, the client detaches or cannot be
 /// written to. The end of the client's input closes the process's stdin and no more.
-async fn pump(stream: impl AsyncRead + AsyncWrite, conversation: Conversation) {
-    let Conversation { attached, keys, .. } = conversation;
+async fn pump(stream: impl AsyncRead + AsyncWrite, attached: Attached, keys: DetachKeys) {
     let Attached { tty, mut output, input } = attached;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let keys = tty.then_some(keys);

@@ -62,19 +62,18 @@ struct Process {
     input: mpsc::Receiver<Bytes>,
 }
 
-fn process(tty: bool) -> (Process, Conversation) {
+fn process(tty: bool) -> (Process, Attached) {
     let (output, for_client) = mpsc::channel(4);
     let (to_process, input) = mpsc::channel(4);
     let attached = Attached { tty, output: for_client, input: Some(to_process) };
-    let conversation = Conversation { attached, keys: DetachKeys::parse("").unwrap(), version: API_VERSION };
-    (Process { output, input }, conversation)
+    (Process { output, input }, attached)
 }
 
 #[tokio::test]
 async fn a_half_closed_client_still_gets_the_output() {
-    let (mut process, conversation) = process(false);
+    let (mut process, attached) = process(false);
     let (mut client, ours) = tokio::io::duplex(1024);
-    let pumping = tokio::spawn(pump(ours, conversation));
+    let pumping = tokio::spawn(pump(ours, attached, DetachKeys::parse("").unwrap()));
     client.write_all(b"input").await.unwrap();
     assert_eq!(process.input.recv().await.unwrap(), "input");
     client.shutdown().await.unwrap();
@@ -89,9 +88,9 @@ async fn a_half_closed_client_still_gets_the_output() {
 
 #[tokio::test]
 async fn detach_keys_close_the_connection_and_leave_the_process() {
-    let (mut process, conversation) = process(true);
+    let (mut process, attached) = process(true);
     let (mut client, ours) = tokio::io::duplex(1024);
-    let pumping = tokio::spawn(pump(ours, conversation));
+    let pumping = tokio::spawn(pump(ours, attached, DetachKeys::parse("").unwrap()));
     client.write_all(b"a\x10\x11b").await.unwrap();
     assert_eq!(process.input.recv().await.unwrap(), "a");
     pumping.await.unwrap();

@@ -28,6 +28,14 @@ pub(crate) fn ago(text: &str, now: DateTime<Utc>) -> String {
     }
 }
 
+/// `2026-11-24 04:05:32.043089871 +0000 utc` for an RFC 3339 time.
+pub(crate) fn moment(text: &str) -> String {
+    match DateTime::parse_from_rfc3339(text) {
+        Ok(at) => at.with_timezone(&Utc).format("%Y-%m-%d %H:%M:%S%.f +0000 utc").to_string(),
+        Err(_) => text.to_owned(),
+    }
+}
+
 /// `2 minutes ago` for seconds since the epoch.
 pub(crate) fn ago_seconds(at: i64, now: DateTime<Utc>) -> String {
     if at <= 0 { "N/A".into() } else { format!("{} ago", duration(now.timestamp() - at)) }

@@ -4,8 +4,10 @@ use crate::plan::is_overlay;
 use crate::store::Store;
 use skep_model::id::{NetworkId, NodeId};
 use skep_model::netstate::{
-    Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind, Subnet,
+    Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind,
+    RemoteEndpoint, Subnet,
 };
+use skep_model::network::mac_of;
 use skep_model::node::Node;
 use skep_model::secret::{Config, Secret};
 use skep_model::service::{ClusterNetwork, EndpointMode, PublishMode, PullAuth, Service};
@@ -81,6 +83,8 @@ fn network_state(store: &Store, node: &Node) -> ClusterNetState {
     let services = networks.iter().filter(|network| !network.spec.ingress);
     ClusterNetState {
         generation: 0,
+        data_path_address: data_path_address(node),
+        remotes: remotes(store, node, &networks),
         load_balancer_addresses: addresses.map(|(id, net)| (id.clone(), *net)).collect(),
         services: services.flat_map(|network| services_on(store, network)).collect(),
         ingress: ingress(store, node),
@@ -101,15 +105,58 @@ fn networks_of(store: &Store, node: &Node) -> Vec<Arc<ClusterNetwork>> {
 fn desired_network(network: &ClusterNetwork, vxlan_port: u16) -> DesiredNetwork {
     let subnets =
         network.spec.ipam.iter().filter_map(|config| Some(Subnet { net: config.subnet?, gateway: config.gateway }));
+    let vni = network.vni;
+    let kind = match network.spec.ingress {
+        true => NetworkKind::Mesh { vni, vxlan_port },
+        false => NetworkKind::Overlay { vni, vxlan_port },
+    };
     DesiredNetwork {
         id: network.id.clone(),
         name: network.spec.name.clone(),
-        kind: NetworkKind::Overlay { vni: network.vni, vxlan_port },
+        kind,
         subnets: subnets.collect(),
         internal: network.spec.internal,
         mtu: network.spec.options.get(MTU_OPTION).and_then(|mtu| mtu.parse().ok()).unwrap_or(0),
         dns: true,
     }
+}
+
+/// Where a node's end of the tunnels is, once it has said so.
+fn data_path_address(node: &Node) -> Option<IpAddr> {
+    node.data_path_address.parse().ok()
+}
+
+/// Other nodes' balancers and tasks on the networks.
+fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTreeMap<NetworkId, Vec<RemoteEndpoint>> {
+    let mut remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>> = BTreeMap::new();
+    let mut add = |network: &NetworkId, addresses: &mut dyn Iterator<Item = IpAddr>, tunnel: IpAddr| {
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if let Some(first) = addresses.first()
+            && networks.iter().any(|known| known.id == *network)
+        {
+            let mac = mac_of(*first);
+            remotes.entry(network.clone()).or_default().push(RemoteEndpoint { addresses, mac, tunnel });
+        }
+    };
+    for node in store.nodes().filter(|node| node.id != own.id) {
+        let Some(tunnel) = data_path_address(node) else { continue };
+        for (network, address) in &node.attachments {
+            add(network, &mut std::iter::once(address.addr()), tunnel);
+        }
+        for task in store.tasks_of_node(node.id.as_str()).filter(|task| has_legs(task)) {
+            for leg in &task.attachments {
+                add(&leg.network, &mut leg.addresses.iter().map(ipnet::IpNet::addr), tunnel);
+            }
+        }
+    }
+    // Equal states must be equal values, whatever order the store has.
+    remotes.values_mut().for_each(|list| list.sort_unstable());
+    remotes
+}
+
+/// Its container may be there and have its addresses: from the first preparation to the end.
+fn has_legs(task: &Task) -> bool {
+    task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
 }
 
 /// Names, virtual addresses and backends of the services on a network.
@@ -182,14 +229,17 @@ fn ingress(store: &Store, node: &Node) -> Vec<DesiredIngress> {
 
 fn ingress_backends(store: &Store, service: &Service, node: &Node) -> Vec<IngressBackend> {
     let running = store.tasks_of_service(service.id.as_str()).filter(|task| is_serving(store, task));
-    let serving = running.filter(|task| takes_new_connections(task));
-    serving.filter_map(|task| ingress_backend(store, task, node)).collect()
+    running.filter_map(|task| ingress_backend(store, task, node)).collect()
 }
 
 fn ingress_backend(store: &Store, task: &Task, node: &Node) -> Option<IngressBackend> {
     if task.node_id == node.id {
         let container = task.status.container.as_ref()?.container_id.clone();
-        return Some(IngressBackend::Local { task: task.id.clone(), container });
+        let draining = !takes_new_connections(task);
+        return Some(IngressBackend::Local { task: task.id.clone(), container, draining });
+    }
+    if !takes_new_connections(task) {
+        return None;
     }
     let node_address = mesh_address(store, store.node(task.node_id.as_str())?)?;
     Some(IngressBackend::Remote { task: task.id.clone(), node_address })
@@ -220,20 +270,68 @@ mod tests {
         world.work();
         let task = world.running(&id)[0].clone();
         let other = if task.node_id.as_str() == "n1" { "n2" } else { "n1" };
-        let (own, other) =
-            (assignments(&world.store, &task.node_id).network, assignments(&world.store, &other.into()).network);
-        assert_eq!((own.networks.len(), other.networks.len()), (2, 1));
+        let other = NodeId::from(other);
+        let own = assignments(&world.store, &task.node_id).network;
+        let elsewhere = assignments(&world.store, &other).network;
+        assert_eq!((own.networks.len(), elsewhere.networks.len()), (2, 1));
         assert_eq!(own.load_balancer_addresses.len(), 2);
         assert_eq!(own.services[0].backends[0].weight, 1);
         assert!(own.services[0].vip.is_some());
-        assert_eq!((own.ingress[0].published_port, other.ingress[0].published_port), (30000, 30000));
+        assert_eq!((own.ingress[0].published_port, elsewhere.ingress[0].published_port), (30000, 30000));
         assert!(matches!(own.ingress[0].backends[0], IngressBackend::Local { .. }));
-        assert!(matches!(other.ingress[0].backends[0], IngressBackend::Remote { .. }));
+        assert!(matches!(elsewhere.ingress[0].backends[0], IngressBackend::Remote { .. }));
         world.remove(&id);
         world.settle();
         let draining = assignments(&world.store, &task.node_id).network;
         assert_eq!(draining.services[0].backends[0].weight, 0);
-        assert!(draining.ingress[0].backends.is_empty());
+        assert!(matches!(draining.ingress[0].backends[0], IngressBackend::Local { draining: true, .. }));
+        let elsewhere = assignments(&world.store, &other).network;
+        assert!(elsewhere.ingress[0].backends.is_empty());
+    }
+
+    #[test]
+    fn a_node_knows_the_remote_endpoints_of_its_own_networks_only() {
+        let mut world = World::with_nodes(3);
+        for name in ["one", "two"] {
+            let net = NetworkSpec { name: name.into(), ..NetworkSpec::default() };
+            let (_, writes) = crate::edit::create_network(&world.store, net, world.now, &mut world.ids).unwrap();
+            world.apply(writes).unwrap();
+        }
+        let service = |name: &str, replicas| {
+            let mut web = spec(name, replicas);
+            web.task.networks.push(NetworkAttachmentConfig { target: name.into(), ..Default::default() });
+            web
+        };
+        let (everywhere, alone) = (world.create(service("one", 3)), world.create(service("two", 1)));
+        world.work();
+        let lonely = world.running(&alone)[0].clone();
+        let state = |world: &World, node: &NodeId| assignments(&world.store, node).network;
+        for task in world.running(&everywhere) {
+            let network = &task.attachments[0].network;
+            let state = state(&world, &task.node_id);
+            assert_eq!(state.data_path_address, Some("192.0.2.1".parse().unwrap()));
+            // Two other tasks and two other balancers, and no address of its own.
+            let remotes = &state.remotes[network];
+            assert_eq!(remotes.len(), 4);
+            assert!(remotes.iter().all(|remote| remote.mac == mac_of(remote.addresses[0])));
+            let own = [task.attachments[0].addresses[0].addr(), state.load_balancer_addresses[network].addr()];
+            assert!(remotes.iter().all(|remote| !own.contains(&remote.addresses[0])));
+            let others = state.remotes.contains_key(&lonely.attachments[0].network);
+            assert!(!others, "a network with tasks on one node has nothing remote");
+            let mesh = &world.store.ingress_network().unwrap().id;
+            assert_eq!(state.remotes[mesh].len(), 2);
+            assert!(state.networks.iter().any(|n| n.id == *mesh && matches!(n.kind, NetworkKind::Mesh { .. })));
+        }
+        let (first, gone) = (world.running(&everywhere)[0].clone(), world.running(&everywhere)[1].clone());
+        let address = gone.attachments[0].addresses[0].addr();
+        let knows = |world: &World| {
+            let state = state(world, &first.node_id);
+            state.remotes[&first.attachments[0].network].iter().any(|remote| remote.addresses.contains(&address))
+        };
+        world.report(&gone, TaskState::Starting);
+        assert!(knows(&world), "a status never goes back");
+        world.report(&gone, TaskState::Failed);
+        assert!(!knows(&world), "an ended task's address is no longer there");
     }
 
     #[test]

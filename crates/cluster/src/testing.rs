@@ -194,7 +194,7 @@ fn next(task: &Task) -> Option<TaskState> {
     if state < TaskState::Ready {
         return Some(TaskState::Ready);
     }
-    (task.desired_state == TaskState::Running && state < TaskState::Running).then_some(TaskState::Running)
+    (task.desired_state >= TaskState::Running && state < TaskState::Running).then_some(TaskState::Running)
 }
 
 fn node(id: &str, role: Role) -> Node {

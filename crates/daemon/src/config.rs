@@ -3,7 +3,8 @@
 use crate::options::{self, OPTIONS, Support, Values};
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use skep_netd::BalancerChoice;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -46,12 +47,16 @@ pub(crate) struct Config {
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) registry_mirrors: Vec<String>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// What tasks may reserve besides CPU and memory, by kind.
+    pub(crate) counted_resources: BTreeMap<String, i64>,
+    pub(crate) named_resources: BTreeMap<String, BTreeSet<String>>,
     pub(crate) swarm_default_advertise_addr: String,
     pub(crate) bridge_address: Option<IpNet>,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) dns_search: Vec<String>,
     pub(crate) dns_options: Vec<String>,
     pub(crate) cgroup_parent: String,
+    pub(crate) balancer: BalancerChoice,
     pub(crate) shutdown_timeout: Duration,
     /// Only check the configuration.
     pub(crate) validate: bool,
@@ -117,6 +122,7 @@ fn build(values: Values) -> Result<Config> {
         Some(_) | None => vec![Host::Unix(exec_root.join("skep.sock"))],
     };
     let debug = flag("debug");
+    let resources = parse_resources(&list("node-generic-resource"))?;
     let config = Config {
         data_root: absolute("data-root", text("data-root").unwrap_or(DATA_ROOT))?,
         pidfile: match text("pidfile") {
@@ -131,6 +137,8 @@ fn build(values: Values) -> Result<Config> {
         log_format: parse_format(text("log-format").unwrap_or("text"))?,
         insecure_registries: list("insecure-registry"),
         registry_mirrors: list("registry-mirror"),
+        counted_resources: resources.0,
+        named_resources: resources.1,
         labels: list("label").iter().map(|label| parse_label(label)).collect::<Result<_>>()?,
         swarm_default_advertise_addr: text("swarm-default-advertise-addr").unwrap_or_default().to_owned(),
         bridge_address: text("bip")
@@ -143,6 +151,7 @@ fn build(values: Values) -> Result<Config> {
         dns_search: list("dns-search"),
         dns_options: list("dns-opt"),
         cgroup_parent: text("cgroup-parent").unwrap_or(CGROUP_PARENT).to_owned(),
+        balancer: text("balancer").map_or(Ok(BalancerChoice::Auto), str::parse)?,
         shutdown_timeout: text("shutdown-timeout").map_or(Ok(SHUTDOWN_TIMEOUT), parse_seconds)?,
         validate: flag("validate"),
         warnings,
@@ -220,6 +229,30 @@ fn parse_label(text: &str) -> Result<(String, String)> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+type Resources = (BTreeMap<String, i64>, BTreeMap<String, BTreeSet<String>>);
+
+/// `ssd=3` counts, `gpu=UUID` names one; a kind is one or the other. Several may be given
+/// with commas in between.
+fn parse_resources(given: &[String]) -> Result<Resources> {
+    let (mut counted, mut named) = Resources::default();
+    for text in given.iter().flat_map(|text| text.split(',')) {
+        let malformed = || format!("invalid node-generic-resource {text:?}: kind=count or kind=name is expected");
+        let (kind, value) = text.split_once('=').with_context(malformed)?;
+        if kind.is_empty() || value.is_empty() {
+            bail!(malformed());
+        }
+        match value.parse::<i64>() {
+            Ok(count) if count < 0 => bail!(malformed()),
+            Ok(count) => drop(counted.insert(kind.to_owned(), count)),
+            Err(_) => drop(named.entry(kind.to_owned()).or_insert_with(BTreeSet::new).insert(value.to_owned())),
+        }
+        if counted.contains_key(kind) && named.contains_key(kind) {
+            bail!("mixed discrete and named resources in expression '{}'", given.join(","));
+        }
+    }
+    Ok((counted, named))
+}
+
 fn parse_seconds(text: &str) -> Result<Duration> {
     let seconds: i64 = text.parse().with_context(|| format!("invalid shutdown-timeout \"{text}\""))?;
     // Negative is "for ever" in dockerd; a supervisor would not wait that long either.
@@ -248,6 +281,15 @@ mod tests {
         assert_eq!(config.pidfile, Path::new("/run/skep/skep.pid"));
         assert_eq!(config.log_level, Level::INFO);
         assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn resources_are_counted_or_named() {
+        let config = parse("--node-generic-resource ssd=3 --node-generic-resource gpu=u1,gpu=u2").unwrap();
+        assert_eq!(config.counted_resources["ssd"], 3);
+        assert_eq!(config.named_resources["gpu"].iter().collect::<Vec<_>>(), ["u1", "u2"]);
+        refused("--node-generic-resource gpu=1,gpu=u1", "mixed discrete and named resources");
+        refused("--node-generic-resource gpu", "kind=count or kind=name is expected");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) fn system_info(config: &Config) -> Result<SystemInfo> {
         hostname: hostname(),
         data_root: config.data_root.clone(),
         labels: config.labels.clone(),
+        counted_resources: config.counted_resources.clone(),
+        named_resources: config.named_resources.clone(),
         insecure_registries: config.insecure_registries.clone(),
         registry_mirrors: config.registry_mirrors.clone(),
         debug: config.debug,
@@ -43,6 +45,8 @@ pub(crate) fn node_description(system: &SystemInfo) -> NodeDescription {
         memory_bytes: memory_bytes(),
         engine_version: skep_api::SERVER_VERSION.to_owned(),
         engine_labels: system.labels.clone(),
+        generic_resources: system.counted_resources.clone(),
+        named_resources: system.named_resources.clone(),
         plugins: PLUGINS.map(|(kind, name)| (kind.to_owned(), name.to_owned())).to_vec(),
         ..NodeDescription::default()
     }

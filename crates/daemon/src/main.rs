@@ -15,9 +15,11 @@ mod netd_attach;
 mod netd_process;
 mod options;
 mod role;
+mod role_api;
 mod role_rules;
 #[cfg(test)]
 mod swarm_tests;
+mod tunnel_end;
 mod wire;
 
 use anyhow::{Context, Result};

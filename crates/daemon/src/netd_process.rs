@@ -6,6 +6,7 @@ use crate::config::{Config, LogFormat};
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use skep_netd::BalancerChoice;
 use skep_netd::client::NetdClient;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -36,6 +37,7 @@ pub(crate) struct NetdCommand {
     directory: PathBuf,
     log_level: String,
     log_format: LogFormat,
+    balancer: BalancerChoice,
 }
 
 /// The running netd, kept so by a task of this process.
@@ -60,6 +62,7 @@ impl NetdCommand {
             directory: config.exec_root.join("netd"),
             log_level: config.log_level.to_string().to_lowercase(),
             log_format: config.log_format,
+            balancer: config.balancer,
         }
     }
 
@@ -88,6 +91,7 @@ impl NetdCommand {
             .arg(self.socket())
             .arg("--state")
             .arg(self.directory.join("state.mpk"))
+            .args(["--balancer", self.balancer.as_str()])
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(false);
@@ -167,11 +171,11 @@ async fn adopt(client: &NetdClient, command: &NetdCommand) -> Option<Running> {
     let status = client.status().await.ok()?;
     let pid = Pid::from_raw(i32::try_from(status.pid).ok()?)?;
     let adopted = Running::Adopted(pidfd_open(pid, PidfdFlags::empty()).ok()?);
-    if is_same_program(status.pid) {
+    if is_same_program(status.pid) && command.balancer.is_met_by(&status.balancer) {
         tracing::info!(pid = status.pid, "taking up the running network daemon");
         return Some(adopted);
     }
-    tracing::info!(pid = status.pid, "replacing a network daemon of another version");
+    tracing::info!(pid = status.pid, "replacing a network daemon of another version or with another balancer");
     if let Err(error) = end(adopted).await {
         tracing::warn!(%error, "cannot end the old network daemon");
     }

@@ -81,6 +81,8 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("insecure-registry", Shape::List, "Registry to reach over HTTP or without verified certificates")
         .keyed("insecure-registries"),
     full("registry-mirror", Shape::List, "Registry to try before docker.io").keyed("registry-mirrors"),
+    full("node-generic-resource", Shape::List, "Resource that tasks may reserve (kind=count, or kind=name for each)")
+        .keyed("node-generic-resources"),
     full("label", Shape::List, "key=value label of this engine").keyed("labels"),
     full("swarm-default-advertise-addr", Shape::Text, "Address or interface to advertise to a swarm by default"),
     full("bip", Shape::Text, "Address and prefix length of the default bridge"),
@@ -88,6 +90,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     full("dns-opt", Shape::List, "Resolver option of containers").keyed("dns-opts"),
     full("dns-search", Shape::List, "Search domain of containers"),
     full("cgroup-parent", Shape::Text, "cgroup of all containers (default /skep)"),
+    full("balancer", Shape::Text, "Load balancer of services: auto, ipvs or nftables (default auto)"),
     full("live-restore", Shape::Flag, "Keep containers running while the daemon is away (always on)"),
     full("shutdown-timeout", Shape::Text, "Seconds each part of the daemon may take to end (default 15)"),
     full("validate", Shape::Flag, "Check the configuration and exit"),
@@ -154,7 +157,6 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     none("network-diagnostic-port", Shape::Text),
     none("no-new-privileges", Shape::Flag),
     none("no-proxy", Shape::Text),
-    none("node-generic-resource", Shape::List).keyed("node-generic-resources"),
     none("nri-opts", Shape::List),
     none("oom-score-adjust", Shape::Text),
     none("raw-logs", Shape::Flag),

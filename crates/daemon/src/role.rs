@@ -3,21 +3,19 @@
 
 use crate::address::{self, Interface};
 use crate::facts;
-use crate::manager_keeper::{ManagerKeeper, ManagerState};
+use crate::manager_keeper::{Kept, ManagerKeeper, ManagerState};
 use crate::membership::{Membership, MembershipStore};
 use crate::role_rules::{
-    ALREADY_MEMBER, JOIN_TIMEOUT, NO_MEMBER, NOT_A_MANAGER, check_init, check_leave, host_of, not_ready, only_manager,
-    own_listener, source_address_towards,
+    ALREADY_MEMBER, JOIN_TIMEOUT, NO_MEMBER, check_init, check_leave, not_ready, own_listener, source_address_towards,
 };
-use async_trait::async_trait;
+use crate::tunnel_end::TunnelEnd;
 use ipnet::IpNet;
 use skep_agent::{Agent, AgentConfig, EngineExecutor, Executor, NodeFacts, SwarmView};
-use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, Swarm, SwarmStatus, SystemInfo};
+use skep_api::backend::{InitRequest, JoinRequest, SystemInfo};
 use skep_engine::Engine;
 use skep_identity::{CertStore, Identity, Issuer};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::id::NodeId;
-use skep_model::netstate::NetdStatus;
 use skep_model::node::Role;
 use skep_model::{Error, Result};
 use skep_netd::client::NetdClient;
@@ -30,6 +28,9 @@ use tokio::sync::{Mutex, watch};
 const JOIN_MAX: Duration = Duration::from_secs(20);
 /// How long founding waits for the node's own session.
 const FIRST_SESSION_MAX: Duration = Duration::from_secs(5);
+
+/// How long the others may take to let a manager go.
+const RETIRE_MAX: Duration = Duration::from_secs(10);
 
 /// Everything the roles of a node need around them.
 pub(crate) struct Surroundings {
@@ -44,18 +45,18 @@ pub(crate) struct Surroundings {
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Roles {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-struct Shared {
-    around: Surroundings,
+pub(crate) struct Shared {
+    pub(crate) around: Surroundings,
     /// Held while the membership changes.
-    changing: Mutex<()>,
+    pub(crate) changing: Mutex<()>,
     state: RwLock<State>,
 }
 
 #[derive(Clone)]
-enum State {
+pub(crate) enum State {
     Outside,
     /// Starting up, joining or leaving.
     Pending,
@@ -64,25 +65,29 @@ enum State {
 }
 
 /// A node that is in a swarm, with the roles it runs.
-struct Member {
-    membership: Membership,
-    node_id: NodeId,
-    view: watch::Receiver<SwarmView>,
-    manager: Option<watch::Receiver<ManagerState>>,
+pub(crate) struct Member {
+    pub(crate) membership: Membership,
+    pub(crate) node_id: NodeId,
+    pub(crate) view: watch::Receiver<SwarmView>,
+    pub(crate) manager: watch::Receiver<ManagerState>,
     /// Taken when the roles end.
     parts: Mutex<Option<Parts>>,
 }
 
 impl Member {
     /// The manager of this node, while it is up.
-    fn control(&self) -> Option<Control> {
-        self.manager.as_ref().and_then(|manager| manager.borrow().control.clone())
+    pub(crate) fn control(&self) -> Option<Control> {
+        self.manager.borrow().control.clone()
+    }
+
+    pub(crate) fn is_manager(&self) -> bool {
+        self.manager.borrow().wanted
     }
 }
 
 struct Parts {
     agent: Agent,
-    keeper: Option<ManagerKeeper>,
+    keeper: ManagerKeeper,
 }
 
 impl Roles {
@@ -118,9 +123,7 @@ impl Roles {
             && let Some(parts) = member.parts.lock().await.take()
         {
             parts.agent.shutdown().await;
-            if let Some(keeper) = parts.keeper {
-                keeper.shutdown().await;
-            }
+            parts.keeper.shutdown().await;
         }
     }
 
@@ -129,7 +132,7 @@ impl Roles {
     }
 
     /// Runs a change to its end even when the client that asked for it goes away.
-    async fn detached<T, F>(&self, change: impl FnOnce(Arc<Shared>) -> F) -> Result<T>
+    pub(crate) async fn detached<T, F>(&self, change: impl FnOnce(Arc<Shared>) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -140,7 +143,7 @@ impl Roles {
 }
 
 impl Shared {
-    fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -156,17 +159,13 @@ impl Shared {
             return Ok(State::Outside);
         };
         let identity = Identity::new(&parts)?;
-        let keeper = match identity.role() {
-            Role::Manager => Some(ManagerKeeper::start(self.manager_config(&membership), identity.clone(), None)),
-            Role::Worker => None,
-        };
-        self.member(membership, identity, keeper).await.map(State::Member)
+        self.member(membership, identity, None).await.map(State::Member)
     }
 
-    async fn found(&self, request: InitRequest) -> Result<NodeId> {
+    pub(crate) async fn found(&self, request: InitRequest) -> Result<NodeId> {
         match self.state() {
             State::Outside => {}
-            State::Member(member) if request.force_new_cluster => return only_manager(member.control()),
+            State::Member(member) if request.force_new_cluster => return found_anew(&member).await,
             State::Member(_) | State::Pending | State::Broken(_) => return Err(Error::unavailable(ALREADY_MEMBER)),
         }
         check_init(&request)?;
@@ -193,10 +192,9 @@ impl Shared {
             description: facts::node_description(&self.around.system),
         };
         let config = self.manager_config(&membership);
-        let manager = Manager::bootstrap(config.clone(), init).await?;
+        let manager = Manager::bootstrap(config, init).await?;
         let identity = manager.identity().clone();
-        let keeper = ManagerKeeper::start(config, identity.clone(), Some(manager));
-        self.member(membership, identity, Some(keeper)).await
+        self.member(membership, identity, Some(manager)).await
     }
 
     /// The addresses of a swarm's first manager.
@@ -217,7 +215,7 @@ impl Shared {
         })
     }
 
-    async fn join(&self, request: JoinRequest) -> Result<()> {
+    pub(crate) async fn join(&self, request: JoinRequest) -> Result<()> {
         if !matches!(self.state(), State::Outside) {
             return Err(Error::unavailable(ALREADY_MEMBER));
         }
@@ -241,15 +239,14 @@ impl Shared {
         let certificates = self.certificates();
         let (token, availability) = (&request.join_token, request.availability);
         let identity = skep_agent::join(&certificates, &membership.managers, token, availability).await?;
-        let keeper = match identity.role() {
+        let manager = match identity.role() {
             Role::Worker => None,
             Role::Manager => {
                 let config = self.manager_config(&membership);
-                let manager = Manager::join_through(config.clone(), identity.clone(), &membership.managers).await?;
-                Some(ManagerKeeper::start(config, identity.clone(), Some(manager)))
+                Some(Manager::join_through(config, identity.clone(), &membership.managers).await?)
             }
         };
-        self.member(membership, identity, keeper).await
+        self.member(membership, identity, manager).await
     }
 
     fn joining(&self, request: &JoinRequest) -> Result<Membership> {
@@ -297,17 +294,17 @@ impl Shared {
         Ok(())
     }
 
-    async fn leave(&self, force: bool) -> Result<()> {
+    pub(crate) async fn leave(&self, force: bool) -> Result<()> {
         let member = match self.state() {
             State::Outside => return Err(Error::unavailable(NO_MEMBER)),
             State::Member(member) => Some(member),
             State::Pending | State::Broken(_) => None,
         };
-        if let Some(member) = &member
-            && !force
-            && member.manager.is_some()
-        {
-            check_leave(member.control())?;
+        if let Some(member) = member.as_ref().filter(|member| member.is_manager()) {
+            if !force {
+                check_leave(member.control())?;
+            }
+            retire(member).await;
         }
         if let Some(mut membership) = self.around.store.load()? {
             membership.leaving = true;
@@ -322,9 +319,7 @@ impl Shared {
             if let Err(error) = parts.agent.leave().await {
                 tracing::warn!(%error, "not everything of the swarm could be removed; trying once more");
             }
-            if let Some(keeper) = parts.keeper {
-                keeper.shutdown().await;
-            }
+            parts.keeper.shutdown().await;
         }
         let left = self.finish_leaving().await;
         self.set(match &left {
@@ -344,15 +339,19 @@ impl Shared {
         self.around.store.clear()
     }
 
+    /// Starts the agent, and beside it the manager when the certificate is a manager's.
+    /// `manager` runs already.
     async fn member(
         &self,
         membership: Membership,
         identity: Identity,
-        keeper: Option<ManagerKeeper>,
+        manager: Option<Manager>,
     ) -> Result<Arc<Member>> {
-        // Only the leader serves agents, so a manager's own listener is one of several to try.
-        let own = keeper.as_ref().map(|_| own_listener(membership.listen_addr).to_string());
-        let managers = own.into_iter().chain(membership.managers.iter().cloned()).collect();
+        let config = self.manager_config(&membership);
+        // Its own manager, where there is one, knows the way to the others.
+        let is_manager = manager.is_some() || Manager::exists(&config);
+        let own = is_manager.then(|| own_listener(membership.listen_addr).to_string());
+        let managers = own.into_iter().chain(membership.managers.clone()).collect();
         if let Err(error) = self.around.engine.gateway_network().await {
             // Tasks that need it ask again.
             tracing::warn!(%error, "cannot make the gateway network");
@@ -371,22 +370,25 @@ impl Shared {
             description,
             data_path_address: membership.data_path_addr.clone(),
             executor: self.executor(identity.node_id()),
-            task_api: Arc::new(TunnelEnd(skep_api::TaskService::new(self.around.engine.clone()))),
+            task_api: Arc::new(TunnelEnd::new(self.around.engine.clone())),
         })
         .await;
         let agent = match started {
             Ok(agent) => agent,
             Err(error) => {
-                if let Some(keeper) = keeper {
-                    keeper.shutdown().await;
+                if let Some(manager) = manager {
+                    manager.shutdown().await;
                 }
                 return Err(error);
             }
         };
+        let node_id = identity.node_id();
+        let kept = Kept { config, identity, view: agent.watch(), managers: membership.managers.clone() };
+        let keeper = ManagerKeeper::start(kept, manager);
         Ok(Arc::new(Member {
-            node_id: identity.node_id(),
+            node_id,
             view: agent.watch(),
-            manager: keeper.as_ref().map(ManagerKeeper::state),
+            manager: keeper.state(),
             parts: Mutex::new(Some(Parts { agent, keeper })),
             membership,
         }))
@@ -417,88 +419,24 @@ impl Shared {
     }
 }
 
-#[async_trait]
-impl Swarm for Roles {
-    async fn init(&self, request: InitRequest) -> Result<NodeId> {
-        self.detached(|shared| async move {
-            let _changing = shared.changing.lock().await;
-            shared.found(request).await
-        })
-        .await
+/// `--force-new-cluster`: keeps this manager and what it knows, and drops the others.
+async fn found_anew(member: &Member) -> Result<NodeId> {
+    if !member.is_manager() {
+        return Err(Error::unavailable(ALREADY_MEMBER));
     }
-
-    async fn join(&self, request: JoinRequest) -> Result<()> {
-        self.detached(|shared| async move {
-            let _changing = shared.changing.lock().await;
-            shared.join(request).await
-        })
-        .await
-    }
-
-    async fn leave(&self, force: bool) -> Result<()> {
-        self.detached(|shared| async move {
-            let _changing = shared.changing.lock().await;
-            shared.leave(force).await
-        })
-        .await
-    }
-
-    fn control(&self) -> Result<Control> {
-        let member = match self.shared.state() {
-            State::Member(member) => member,
-            State::Outside => {
-                return Err(Error::unavailable(format!(
-                    "{NOT_A_MANAGER} Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm \
-                     and try again."
-                )));
-            }
-            State::Pending | State::Broken(_) => return Err(not_ready()),
-        };
-        let Some(manager) = &member.manager else {
-            return Err(Error::unavailable(format!(
-                "{NOT_A_MANAGER} Worker nodes can't be used to view or modify cluster state. Please run this command \
-                 on a manager node or promote the current node to a manager."
-            )));
-        };
-        manager.borrow().control.clone().ok_or_else(not_ready)
-    }
-
-    fn status(&self) -> SwarmStatus {
-        match self.shared.state() {
-            State::Outside => SwarmStatus::default(),
-            State::Pending => SwarmStatus { state: LocalNodeState::Pending, ..SwarmStatus::default() },
-            State::Broken(error) => SwarmStatus { state: LocalNodeState::Error, error, ..SwarmStatus::default() },
-            State::Member(member) => member_status(&member),
-        }
-    }
-
-    async fn netd_status(&self) -> Result<NetdStatus> {
-        self.shared.around.netd.status().await
-    }
+    let parts = member.parts.lock().await;
+    let Some(parts) = parts.as_ref() else { return Err(not_ready()) };
+    parts.keeper.force_new_cluster().await?;
+    Ok(member.node_id.clone())
 }
 
-/// Serves what managers ask of this node's tasks with the API's own handlers.
-struct TunnelEnd(skep_api::TaskService);
-
-#[async_trait]
-impl skep_agent::TaskApi for TunnelEnd {
-    async fn serve(&self, connection: tokio::io::DuplexStream) {
-        self.0.serve(connection).await;
-    }
-}
-
-fn member_status(member: &Member) -> SwarmStatus {
-    let view = member.view.borrow();
-    let manager = member.manager.as_ref().map(|manager| manager.borrow().clone()).unwrap_or_default();
-    let advertised = host_of(&member.membership.advertise_addr);
-    let seen = view.node.as_ref().map(|node| node.status.address.clone()).unwrap_or_default();
-    let error = if manager.error.is_empty() { view.error.clone() } else { manager.error };
-    SwarmStatus {
-        state: LocalNodeState::Active,
-        node_id: member.node_id.clone(),
-        node_addr: if advertised.is_empty() { seen } else { advertised },
-        control_available: manager.control.is_some(),
-        error,
-        remote_managers: view.managers.clone(),
+/// The others go on better without a member that is gone for good, so it says goodbye; where
+/// that is not possible, they see it as unreachable.
+async fn retire(member: &Member) {
+    let Some(control) = member.control() else { return };
+    let retired = tokio::time::timeout(RETIRE_MAX, control.retire()).await;
+    match retired.unwrap_or_else(|_| Err(Error::unavailable("no answer in time"))) {
+        Ok(()) => {}
+        Err(error) => tracing::warn!(%error, "this manager leaves without the others' consent"),
     }
 }

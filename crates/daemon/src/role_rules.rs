@@ -4,7 +4,6 @@
 use ipnet::IpNet;
 use skep_api::backend::InitRequest;
 use skep_manager::Control;
-use skep_model::id::NodeId;
 use skep_model::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -20,15 +19,6 @@ const LEAVING_MANAGER: &str = "You are attempting to leave the swarm on a node t
 
 pub(crate) fn not_ready() -> Error {
     Error::unavailable(format!("{NOT_A_MANAGER} Manager is being prepared or has trouble connecting to the cluster."))
-}
-
-/// `--force-new-cluster` keeps this manager and drops the others; alone, it has none to drop.
-pub(crate) fn only_manager(control: Option<Control>) -> Result<NodeId> {
-    let control = control.ok_or_else(not_ready)?;
-    if control.nodes().iter().filter(|node| node.manager_status.is_some()).count() > 1 {
-        return Err(Error::not_implemented("--force-new-cluster with other managers is not supported yet"));
-    }
-    Ok(control.node_id().clone())
 }
 
 /// A manager leaves only with `--force`.

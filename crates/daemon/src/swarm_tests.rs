@@ -1,6 +1,6 @@
 //! A real manager with real agents over TLS on loopback; only the machine is pretended.
 
-use crate::manager_keeper::ManagerKeeper;
+use crate::manager_keeper::{Kept, ManagerKeeper};
 use async_trait::async_trait;
 use skep_agent::{Agent, AgentConfig, Executor, Seen, Started, TaskApi, Until};
 use skep_identity::{CertStore, Identity};
@@ -8,7 +8,7 @@ use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::container::InjectedFile;
 use skep_model::id::{NodeId, TaskId};
 use skep_model::netstate::ClusterNetState;
-use skep_model::node::{Availability, NodeDescription, Platform};
+use skep_model::node::{Availability, NodeDescription, NodeSpec, Platform, Role};
 use skep_model::secret::SecretSpec;
 use skep_model::service::{FileTarget, SecretReference, ServiceMode, ServiceSpec};
 use skep_model::task::{Task, TaskContainerStatus, TaskState};
@@ -186,7 +186,8 @@ async fn a_service_runs_is_replaced_and_scaled_on_the_managers_own_node() {
     let (identity, address) = (manager.identity().clone(), manager.local_addr().to_string());
     let machine = Arc::new(Machine::default());
     let agent = agent(dir.path(), identity.clone(), &address, machine.clone()).await;
-    let keeper = ManagerKeeper::start(config(dir.path()), identity, Some(manager));
+    let kept = Kept { config: config(dir.path()), identity, view: agent.watch(), managers: Vec::new() };
+    let keeper = ManagerKeeper::start(kept, Some(manager));
 
     let secret = SecretSpec { name: "pw".into(), data: b"hush".to_vec(), ..SecretSpec::default() };
     let secret_id = control.create_secret(secret).await.unwrap();
@@ -310,4 +311,106 @@ async fn every_manager_reaches_every_node_through_the_nodes_own_connections() {
     assert!(error.message.starts_with("node w1 cannot be reached"), "{error}");
     follower.shutdown().await;
     leader.shutdown().await;
+}
+
+/// A node with an agent, and a manager while it is one.
+struct Node {
+    identity: Identity,
+    machine: Arc<Machine>,
+    agent: Agent,
+    keeper: ManagerKeeper,
+    raft_dir: std::path::PathBuf,
+}
+
+impl Node {
+    async fn start(dir: &Path, identity: Identity, manager: &str, running: Option<Manager>) -> Self {
+        let machine = Arc::new(Machine::default());
+        let agent = agent(dir, identity.clone(), manager, machine.clone()).await;
+        let config = config(dir);
+        let raft_dir = config.state_dir.join("raft");
+        let kept = Kept { config, identity: identity.clone(), view: agent.watch(), managers: vec![manager.to_owned()] };
+        let keeper = ManagerKeeper::start(kept, running);
+        Self { identity, machine, agent, keeper, raft_dir }
+    }
+
+    fn containers(&self) -> BTreeSet<TaskId> {
+        self.machine.containers.lock().unwrap().keys().cloned().collect()
+    }
+
+    async fn until_manager(&self, wanted: bool) {
+        let mut state = self.keeper.state();
+        let reached = state.wait_for(|state| state.wanted == wanted && state.control.is_some() == wanted);
+        tokio::time::timeout(DEADLINE, reached).await.expect("the node's role never changes").unwrap();
+    }
+
+    async fn end(self) {
+        self.agent.shutdown().await;
+        self.keeper.shutdown().await;
+    }
+}
+
+async fn set_role(control: &Control, node: &Identity, role: Role) {
+    loop {
+        let present = control.node(node.node_id().as_str()).unwrap();
+        let spec = NodeSpec { role, ..present.spec.clone() };
+        match control.update_node(node.node_id().as_str(), present.meta.version, spec).await {
+            Err(error) if error.message.contains("update out of sequence") => {}
+            result => return result.unwrap(),
+        }
+    }
+}
+
+fn managers(control: &Control) -> usize {
+    control.nodes().iter().filter(|n| n.manager_status.as_ref().is_some_and(|status| status.reachable)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_become_managers_and_workers_again_under_their_tasks() {
+    let dir = tempfile::tempdir().unwrap();
+    let homes = ["a", "b"].map(|name| dir.path().join(name));
+    let init = SwarmInit { description: description("a"), ..SwarmInit::default() };
+    let manager = Manager::bootstrap(config(&homes[0]), init).await.unwrap();
+    let (control, address) = (manager.control(), manager.local_addr().to_string());
+    let a = Node::start(&homes[0], manager.identity().clone(), &address, Some(manager)).await;
+    let store = CertStore::new(homes[1].join("swarm/certificates"));
+    let token = control.tokens().unwrap().worker;
+    let identity = skep_agent::join(&store, &[address.clone()], &token, Availability::Active).await.unwrap();
+    let b = Node::start(&homes[1], identity, &address, None).await;
+    control.create_service(service("web", 4)).await.unwrap();
+    until(&control, "four running tasks", |control| count(control, TaskState::Running) == 4).await;
+    let before = [a.containers(), b.containers()];
+    assert!(before.iter().all(|containers| !containers.is_empty()), "both nodes run something");
+
+    set_role(&control, &b.identity, Role::Manager).await;
+    b.until_manager(true).await;
+    assert_eq!(b.identity.role(), Role::Manager);
+    until(&control, "two managers", |control| managers(control) == 2).await;
+
+    // The first, who leads, is demoted by the second.
+    let second = b.keeper.state().borrow().control.clone().unwrap();
+    until(&second, "the second knows both", |control| managers(control) == 2).await;
+    drop(control);
+    set_role(&second, &a.identity, Role::Worker).await;
+    a.until_manager(false).await;
+    assert_eq!(a.identity.role(), Role::Worker);
+    until(&second, "one manager, who leads", |control| {
+        managers(control) == 1 && control.leader().as_ref() == Some(control.node_id())
+    })
+    .await;
+    let mut view = a.agent.watch();
+    let connected = view.wait_for(|view| view.connected && view.managers.len() == 1);
+    tokio::time::timeout(DEADLINE, connected).await.expect("the agent finds the new leader").unwrap();
+
+    // And promoted again: it comes back as a new member.
+    set_role(&second, &a.identity, Role::Manager).await;
+    a.until_manager(true).await;
+    until(&second, "two managers again", |control| managers(control) == 2).await;
+    assert!(a.raft_dir.exists());
+    assert_eq!([a.containers(), b.containers()], before, "no task was touched");
+    assert_eq!(count(&second, TaskState::Running), 4);
+    set_role(&second, &a.identity, Role::Worker).await;
+    a.until_manager(false).await;
+    drop(second);
+    a.end().await;
+    b.end().await;
 }

@@ -8,6 +8,7 @@ use skep_engine::container::{AttachOptions, LogOptions, RemoveOptions, WaitCondi
 use skep_model::container::{
     ContainerStatus, ExecConfig, HealthConfig, HealthStatus, InjectedFile, Resources, RestartMode, RestartPolicy,
 };
+use skep_model::id::ContainerId;
 use skep_model::{Error, ErrorKind};
 use std::time::{Duration, Instant};
 
@@ -70,11 +71,11 @@ async fn exec_failures_and_terminals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_asks_first_and_kills_after_the_timeout() {
     let machine = Machine::new().await;
-    let id = machine.start(shell("trap 'exit 3' TERM; while :; do sleep 0.05; done")).await;
+    let id = start_trapping(&machine, "trap 'exit 3' TERM").await;
     machine.engine.stop(&id.0, None, None).await.unwrap();
     assert_eq!(machine.engine.inspect(&id.0).unwrap().state.exit_code, 3);
     assert_eq!(machine.engine.stop(&id.0, None, None).await.unwrap_err().kind, ErrorKind::NotModified);
-    let deaf = machine.start(shell("trap '' TERM; while :; do sleep 0.05; done")).await;
+    let deaf = start_trapping(&machine, "trap '' TERM").await;
     let before = Instant::now();
     machine.engine.stop(&deaf.0, Some(1), None).await.unwrap();
     assert!(before.elapsed() >= Duration::from_secs(1));
@@ -82,6 +83,14 @@ async fn stop_asks_first_and_kills_after_the_timeout() {
     let error = machine.engine.kill(&deaf.0, "").await.unwrap_err();
     assert_eq!(error.message, format!("Cannot kill container: {}: Container {} is not running", deaf.0, deaf));
     machine.close().await;
+}
+
+/// Process 1 ignores what it has not asked for, so its trap must be set before it is tried.
+async fn start_trapping(machine: &Machine, trap: &str) -> ContainerId {
+    let id = machine.start(shell(&format!("{trap}; echo ready; while :; do sleep 0.05; done"))).await;
+    let log = machine.engine.inspect(&id.0).unwrap().log_path.clone();
+    until(|| std::fs::read_to_string(&log).is_ok_and(|text| text.contains("ready"))).await;
+    id
 }
 
 #[tokio::test(flavor = "multi_thread")]

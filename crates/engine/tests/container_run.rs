@@ -185,6 +185,46 @@ async fn rights_are_limited_unless_given() {
     machine.close().await;
 }
 
+/// What the kernel says of the reading process.
+const RIGHTS: &str =
+    "grep -E '^(CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t\\n'";
+const DEFAULT_RIGHTS: &str = "CapInh:0000000000000000CapPrm:00000000a80425fbCapEff:00000000a80425fb\
+    CapBnd:00000000a80425fbCapAmb:0000000000000000NoNewPrivs:0Seccomp:2";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_has_the_rights_docker_gives_it() {
+    let machine = Machine::new().await;
+    assert_eq!(machine.run(shell(RIGHTS)).await.1, DEFAULT_RIGHTS);
+    let mut user = shell(RIGHTS);
+    user.config.user = "web".into();
+    // The kernel empties the sets of one who is not root when the program starts.
+    let powerless = DEFAULT_RIGHTS.replace("CapPrm:00000000a80425fb", "CapPrm:0000000000000000");
+    let powerless = powerless.replace("CapEff:00000000a80425fb", "CapEff:0000000000000000");
+    assert_eq!(machine.run(user).await.1, powerless);
+    let mut promised = shell(RIGHTS);
+    promised.host.security_opt = vec!["no-new-privileges".into()];
+    assert_eq!(machine.run(promised).await.1, DEFAULT_RIGHTS.replace("NoNewPrivs:0", "NoNewPrivs:1"));
+    let mut free = shell(RIGHTS);
+    free.host.security_opt = vec!["seccomp=unconfined".into()];
+    assert_eq!(machine.run(free).await.1, DEFAULT_RIGHTS.replace("Seccomp:2", "Seccomp:0"));
+    let id = machine.start(shell("sleep 100")).await;
+    assert_eq!(machine.exec(&id, &["sh", "-c", RIGHTS]).await, (0, DEFAULT_RIGHTS.to_owned()));
+    machine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_of_ones_own_is_followed() {
+    let machine = Machine::new().await;
+    let mut wanted = shell("chown 1 /tmp; echo chown=$?; chmod 700 /tmp; echo chmod=$?");
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["chown", "fchownat", "lchown"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}]}"#;
+    wanted.host.security_opt = vec![format!("seccomp={profile}")];
+    let (_, stdout, stderr) = machine.run(wanted).await;
+    assert_eq!(stdout, "chown=1\nchmod=0\n", "{stderr}");
+    assert!(stderr.contains("Permission denied"), "{stderr}");
+    machine.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_init_reaps_and_forwards() {
     let machine = Machine::new().await;

@@ -21,7 +21,7 @@ pub(crate) enum Allowed {
 }
 
 /// Every method we serve. What is not listed is refused.
-pub(crate) const METHODS: [(&str, Allowed); 16] = [
+pub(crate) const METHODS: [(&str, Allowed); 17] = [
     ("/skep.ca.v1.Ca/GetRootCaCertificate", Allowed::Anyone),
     ("/skep.ca.v1.NodeCa/IssueNodeCertificate", Allowed::Anyone),
     ("/skep.dispatcher.v1.Dispatcher/Session", Allowed::Member),
@@ -37,6 +37,7 @@ pub(crate) const METHODS: [(&str, Allowed); 16] = [
     ("/skep.raft.v1.Raft/TransferLeader", Allowed::Manager),
     ("/skep.raft.v1.Raft/InstallSnapshot", Allowed::Manager),
     ("/skep.raft.v1.Raft/Join", Allowed::Manager),
+    ("/skep.raft.v1.Raft/Leave", Allowed::Manager),
     ("/skep.raft.v1.Raft/Propose", Allowed::Manager),
 ];
 

@@ -5,7 +5,6 @@ use crate::edit::{edit, status_of};
 use crate::ids::RandomIds;
 use crate::raft::{Replicator, now};
 use skep_cluster::Store;
-use skep_cluster::command::{Object, Write};
 use skep_cluster::edit::join_node;
 use skep_cluster::ids::IdSource;
 use skep_identity::{CertificateAuthority, JoinToken, NodeSubject};
@@ -63,7 +62,7 @@ impl CaService {
         Ok(issued)
     }
 
-    /// A member that shows its certificate: keeps its id, gets the role its spec says.
+    /// A member that shows its certificate: keeps its id, gets the role the swarm gave it.
     async fn renew(
         &self,
         cluster: &Cluster,
@@ -78,14 +77,8 @@ impl CaService {
             node.ok_or_else(|| Error::forbidden("the node is not a member of this cluster"))
         };
         let node = member(&self.replicator.store().snapshot()).map_err(status_of)?;
-        let role = node.spec.role;
+        let role = node.role;
         let issued = issue(cluster, &request.csr_pem, &node.id, role)?;
-        let decide = |store: &Store, _, _: &mut dyn IdSource| {
-            let node = member(store)?;
-            let changed = (node.role != role).then(|| Node { role, ..Node::clone(&node) });
-            Ok(((), changed.map(|node| Write::put(Object::Node(Box::new(node)))).into_iter().collect()))
-        };
-        edit(&self.replicator, decide).await.map_err(status_of)?;
         Ok(issued)
     }
 }

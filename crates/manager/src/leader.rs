@@ -55,7 +55,7 @@ pub(crate) async fn run(replicator: Replicator, stop: CancellationToken) -> Resu
     loop {
         match leader.next_event(&mut changes, &stop).await? {
             Event::Stop => return Ok(()),
-            Event::Leadership(leads) => leader.set_leadership(leads).await,
+            Event::Leadership(leads) => leader.set_leadership(leads),
             Event::Changed(change) => leader.dirty.mark(&change),
             Event::Lagged | Event::Due => leader.dirty = Dirty::All,
         }
@@ -88,13 +88,9 @@ impl Leader {
         }
     }
 
-    /// A new leader first applies all that others committed, then looks at everything.
-    async fn set_leadership(&mut self, leads: bool) {
+    /// A new leader, who has applied all that others committed, looks at everything.
+    fn set_leadership(&mut self, leads: bool) {
         self.wake_at = None;
-        if leads && let Err(error) = self.replicator.catch_up().await {
-            tracing::info!(%error, "leadership was lost again at once");
-            return;
-        }
         tracing::info!(leads, "leadership changed");
         self.leads = leads;
         self.dirty = if leads { Dirty::All } else { Dirty::Keys(BTreeSet::new()) };

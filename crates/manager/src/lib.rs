@@ -16,10 +16,12 @@ mod ids;
 mod leader;
 mod manager;
 mod managers;
+#[cfg(test)]
+mod partition_tests;
 mod raft;
 mod server;
 mod store_handle;
 
 pub use config::{ManagerConfig, SwarmInit};
-pub use control::{Control, JoinTokens, RotateFlags};
+pub use control::{Control, JoinTokens, Move, Moves, RotateFlags, TaskReason, Why};
 pub use manager::Manager;

@@ -5,11 +5,12 @@ use crate::ca::CaService;
 use crate::config::{ManagerConfig, SwarmInit};
 use crate::control::{Control, fresh_token};
 use crate::dispatch::{self, Tunnels};
+use crate::edit::edit;
 use crate::ids::RandomIds;
 use crate::raft::{Member, Replicator, now, write_atomic};
 use crate::server::{self, Services};
 use crate::{leader, managers};
-use skep_cluster::edit::{Bootstrap, bootstrap};
+use skep_cluster::edit::{Bootstrap, bootstrap, demote_others};
 use skep_cluster::ids::IdSource;
 use skep_identity::{CertStore, CertificateAuthority, CertificateRequest, Identity, NodeSubject, StoredIdentity};
 use skep_model::cluster::{Cluster, RootCa};
@@ -68,7 +69,12 @@ impl Manager {
         replicator.elect_if_alone().await?;
         let facts = founded.facts(init, &advertise_addr);
         let writes = bootstrap(facts, now(), &mut RandomIds);
-        replicator.propose(writes, false).await.map_err(Error::from)?;
+        let never = CancellationToken::new();
+        tokio::select! {
+            proposed = replicator.propose(writes, false) => drop(proposed.map_err(Error::from)?),
+            // It ends only when Raft fails.
+            failed = replicator.tend_leadership(&never) => failed?,
+        }
         mark_joined(&config)?;
         // Last: a node with an identity has a swarm.
         certificates.save(&founded.stored)?;
@@ -94,15 +100,39 @@ impl Manager {
         config.raft_dir().join(JOINED_FILE).exists()
     }
 
-    /// Where no manager to join through is known. See [`Manager::join_through`].
+    /// Goes on with the manager that ran in `state_dir` before as the only one of its swarm,
+    /// after the majority of the managers was lost for good. It keeps all it knows; the other
+    /// managers become workers, and those that still run are not listened to.
     ///
     /// # Errors
-    /// When this node is not a member yet.
-    pub async fn join(config: ManagerConfig, identity: Identity) -> Result<Self> {
-        if Self::exists(&config) {
-            return Self::open(config, identity).await;
+    /// When there is none, its files are damaged, or the port cannot be used.
+    pub async fn force_new_cluster(config: ManagerConfig, identity: Identity) -> Result<Self> {
+        if !Self::exists(&config) {
+            return Err(Error::internal(format!("there is no manager state in {}", config.state_dir.display())));
         }
-        Err(Error::invalid("the address of a manager to join through is needed"))
+        let (listener, address, advertise_addr) = listen(&config).await?;
+        let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
+        Replicator::make_anew(&config.raft_dir(), own).await?;
+        let replicator = Replicator::open(&config.raft_dir(), FIRST_RAFT_ID, identity.clone()).await?;
+        replicator.elect_if_alone().await?;
+        let manager = Self::start(replicator, identity, listener, address, advertise_addr);
+        let node_id = manager.identity.node_id();
+        let demoted = edit(&manager.replicator, |store, _, _| Ok(((), demote_others(store, &node_id)))).await;
+        match demoted {
+            Ok(()) => Ok(manager),
+            Err(error) => {
+                manager.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets that a manager ran in `state_dir`: this node is none any more.
+    ///
+    /// # Errors
+    /// When its files cannot be removed.
+    pub fn forget(config: &ManagerConfig) -> Result<()> {
+        remove_dir(&config.raft_dir())
     }
 
     /// Makes this node, whose certificate says manager, one more manager of its swarm, through
@@ -152,8 +182,10 @@ impl Manager {
         loops.spawn(dispatcher_loop.run());
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
         loops.spawn(managers::run(replicator.clone(), own, stop.clone()));
-        let (clock, clock_stop) = (replicator.clone(), stop.clone());
-        loops.spawn(async move { clock.tend_clock(&clock_stop).await });
+        let (tended, tend_stop) = (replicator.clone(), stop.clone());
+        loops.spawn(async move { tended.tend_leadership(&tend_stop).await });
+        let (tended, tend_stop) = (replicator.clone(), stop.clone());
+        loops.spawn(async move { tended.tend_log(&tend_stop).await });
         loops.spawn(server::run(listener, identity.clone(), services, stop.clone()));
         let (failed, failure) = watch::channel(None);
         let raft = replicator.clone();
@@ -165,7 +197,13 @@ impl Manager {
 
     /// What the API asks.
     pub fn control(&self) -> Control {
-        Control::new(self.replicator.clone(), self.identity.node_id(), self.tunnels.clone())
+        let own = Member { node_id: self.identity.node_id(), address: self.advertise_addr.clone() };
+        Control::new(self.replicator.clone(), own, self.tunnels.clone())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn replicator(&self) -> &Replicator {
+        &self.replicator
     }
 
     pub fn identity(&self) -> &Identity {
@@ -194,8 +232,15 @@ impl Manager {
         }
     }
 
-    /// Stops all loops, then Raft. Nothing acknowledged is lost, not even without this.
+    /// Lets another manager lead if this one does, stops all loops, then Raft. Nothing
+    /// acknowledged is lost, not even without this.
     pub async fn shutdown(self) {
+        if self.replicator.is_leader()
+            && let Some(heir) = self.replicator.heir()
+            && let Err(error) = self.replicator.hand_over(heir).await
+        {
+            tracing::info!(%error, "the others elect a leader themselves");
+        }
         self.stop.cancel();
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.supervisor).await.is_err() {
             tracing::warn!("parts of the manager did not stop in time");
@@ -410,18 +455,7 @@ mod tests {
         let purged = raft.wait(Some(Duration::from_secs(20)));
         purged.metrics(|m| m.purged.is_some_and(|id| id.index >= upto), "purge").await.unwrap();
 
-        // The certificate of the second, made as the CA service would make it.
-        let cluster = first.replicator.store().snapshot().cluster().unwrap().clone();
-        let authority = CertificateAuthority::from_pem(&cluster.root_ca.cert_pem, &cluster.root_ca.key_pem).unwrap();
-        let request = CertificateRequest::create().unwrap();
-        let subject = NodeSubject { node_id: "second".into(), role: Role::Manager, cluster_id: cluster.id.clone() };
-        let chain_pem = authority.sign(request.pem(), &subject, now(), Duration::from_secs(7200)).unwrap();
-        let stored = StoredIdentity {
-            root_pem: cluster.root_ca.cert_pem.clone(),
-            chain_pem,
-            key_pem: request.key_pem().to_owned().into(),
-        };
-        let identity = Identity::new(&stored).unwrap();
+        let identity = crate::partition_tests::admitted(&first, "second").await;
         let through = [first.advertise_addr().to_owned()];
         let second = Manager::join_through(config(dirs[1].path()), identity, &through).await.unwrap();
         let (ours, theirs) = (first.replicator.store(), second.replicator.store());

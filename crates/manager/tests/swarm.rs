@@ -185,7 +185,7 @@ async fn calls_are_refused_to_those_whom_they_do_not_concern() {
 
     // Garbage from a manager is an error, not an accident.
     let channel = manager.identity().connect(&address).await.unwrap();
-    let vote = RaftClient::new(channel).vote(RaftMessage { body: b"\xff\x00garbage".to_vec() }).await;
+    let vote = RaftClient::new(channel).vote(RaftMessage { body: b"\xff\x00garbage".to_vec(), epoch: 1 }).await;
     assert_eq!(vote.unwrap_err().code(), tonic::Code::InvalidArgument);
 
     // A worker reports only its own tasks.

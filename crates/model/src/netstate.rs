@@ -34,6 +34,13 @@ pub enum NetworkKind {
         /// UDP port of the tunnel.
         vxlan_port: u16,
     },
+    /// The tunnel in the host's namespace that carries published ports' connections
+    /// from the node they came to, to the node that runs a task.
+    Mesh {
+        vni: u32,
+        /// UDP port of the tunnel.
+        vxlan_port: u16,
+    },
 }
 
 /// One subnet of a network.
@@ -127,7 +134,14 @@ pub struct DesiredService {
 pub enum IngressBackend {
     /// A task on this node: the address is looked up from the endpoint that this
     /// container's id has on the gateway bridge.
-    Local { task: TaskId, container: ContainerId },
+    Local {
+        task: TaskId,
+        container: ContainerId,
+        /// Told to stop: it keeps what it has and takes only what other nodes, which may
+        /// not know yet, send when nobody else is here to take it.
+        #[serde(default)]
+        draining: bool,
+    },
     /// A task elsewhere, reached through that node's ingress address.
     Remote { task: TaskId, node_address: IpAddr },
 }
@@ -142,12 +156,27 @@ pub struct DesiredIngress {
     pub backends: Vec<IngressBackend>,
 }
 
+/// Something on a swarm network that lives on another node: a task's leg, or that
+/// node's own balancer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RemoteEndpoint {
+    /// At most one of each family.
+    pub addresses: Vec<IpAddr>,
+    pub mac: [u8; 6],
+    /// Where its node's end of the tunnel is.
+    pub tunnel: IpAddr,
+}
+
 /// Everything the swarm wants of this node's network.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClusterNetState {
     pub generation: u64,
+    /// Where this node's end of every tunnel is; `None` leaves it to the kernel.
+    pub data_path_address: Option<IpAddr>,
     pub networks: Vec<DesiredNetwork>,
+    /// What is on other nodes, of the networks above.
+    pub remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>>,
     /// This node's own address on each overlay, where its balancer answers.
     pub load_balancer_addresses: BTreeMap<NetworkId, IpNet>,
     pub services: Vec<DesiredService>,

@@ -5,7 +5,7 @@ use crate::id::{NetworkId, NodeId};
 use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,7 +79,11 @@ pub struct NodeDescription {
     pub platform: Platform,
     pub nano_cpus: i64,
     pub memory_bytes: i64,
+    /// Kind to how many there are.
     pub generic_resources: BTreeMap<String, i64>,
+    /// Kind to the names of those that differ, such as the ids of GPUs. A kind is
+    /// either counted or named.
+    pub named_resources: BTreeMap<String, BTreeSet<String>>,
     pub engine_version: String,
     pub engine_labels: BTreeMap<String, String>,
     /// (type, name), e.g. `("Volume", "local")`.
@@ -120,7 +124,7 @@ pub struct Node {
     pub description: NodeDescription,
     pub status: NodeStatus,
     pub manager_status: Option<ManagerStatus>,
-    /// Role its certificate says, which follows `spec.role`.
+    /// Role its certificate may say; follows `spec.role`, a demotion once it is out of Raft.
     pub role: Role,
     /// This node's own balancer address on each overlay it runs tasks on.
     pub attachments: BTreeMap<NetworkId, IpNet>,

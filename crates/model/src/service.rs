@@ -23,7 +23,7 @@ pub struct ServiceSpec {
     pub endpoint: EndpointSpec,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceMode {
     Replicated { replicas: u64 },
@@ -36,6 +36,27 @@ impl Default for ServiceMode {
     fn default() -> Self {
         Self::Replicated { replicas: 1 }
     }
+}
+
+impl ServiceMode {
+    /// Its tasks are to end, not to stay.
+    pub fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob)
+    }
+
+    /// One task per node that may have one, instead of numbered slots.
+    pub fn is_per_node(self) -> bool {
+        matches!(self, Self::Global | Self::GlobalJob)
+    }
+}
+
+/// How often a job was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobStatus {
+    /// Raised by every update: all tasks run again. Tasks carry it.
+    pub iteration: u64,
+    pub last_execution: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -166,6 +187,8 @@ pub struct Service {
     pub previous_spec: Option<Box<ServiceSpec>>,
     pub endpoint: ServiceEndpoint,
     pub update_status: Option<UpdateStatus>,
+    /// Set for jobs only.
+    pub job_status: Option<JobStatus>,
     /// Removal was asked for; goes once its tasks are down.
     pub pending_delete: bool,
     /// Restarts made per slot (or node, for global), with their times: the facts

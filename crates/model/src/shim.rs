@@ -27,7 +27,7 @@
 //! | file | written by | meaning |
 //! |---|---|---|
 //! | `shim.json` | engine | [`ShimConfig`] |
-//! | `config.json` | engine | OCI runtime spec; the run directory is the bundle, its `rootfs/` the root |
+//! | `config.json` | engine | OCI runtime spec without capabilities and seccomp, which are in `shim.json`; the run directory is the bundle, its `rootfs/` the root |
 //! | `process.json` | engine | for an exec: the OCI process |
 //! | `shim.sock` | shim | stream socket, see [`ShimRequest`] |
 //! | `started.json` | shim | [`Started`], before it reports it |
@@ -43,7 +43,7 @@
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Which process the shim is to start.
@@ -87,6 +87,25 @@ pub struct ShimConfig {
     /// `net.*` settings for the new network namespace, applied once it is attached.
     #[serde(default)]
     pub network_sysctls: BTreeMap<String, String>,
+    /// Capabilities of the process, `CAP_...`; it can never get others.
+    pub capabilities: BTreeSet<String>,
+    /// The system calls the process may make: a profile in OCI form, see [`SeccompProfile`].
+    /// `None` allows all.
+    pub seccomp: Option<SeccompProfile>,
+}
+
+/// A seccomp profile in the engine's exec root, named by its content and shared by all
+/// containers that have it.
+///
+/// Compiling one takes longer than all else of a start, so the first shim that needs it
+/// leaves the compiled filter beside it. Both live on a file system that does not survive a
+/// reboot, because which system calls have names depends on the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompProfile {
+    /// OCI `linux.seccomp` as JSON.
+    pub source: PathBuf,
+    /// Made from it; may not exist yet.
+    pub compiled: PathBuf,
 }
 
 /// An overlayfs mount.
@@ -96,6 +115,15 @@ pub struct OverlayMount {
     pub lower: Vec<PathBuf>,
     pub upper: PathBuf,
     pub work: PathBuf,
+}
+
+/// Whether overlayfs of this kernel release (as `uname -r` says it) takes layers one by
+/// one, with `lowerdir+`. Asking the kernel itself would leave a complaint in its log each
+/// time.
+#[must_use]
+pub fn takes_layers_one_by_one(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
 }
 
 /// What the shim says while starting.
@@ -167,4 +195,20 @@ pub enum ShimReply {
     Ok,
     Exited(ExitRecord),
     Error { message: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_go_one_by_one_from_6_5_on() {
+        let check = |release: &str, expect: bool| assert_eq!(takes_layers_one_by_one(release), expect, "{release}");
+        check("6.1.0-56-cloud-amd64", false);
+        check("6.5.0-rc1", true);
+        check("6.18.3", true);
+        check("7.0", true);
+        check("5.15", false);
+        check("", false);
+    }
 }

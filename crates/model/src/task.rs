@@ -6,7 +6,7 @@ use crate::service::{PortConfig, ServiceEndpoint, TaskSpec};
 use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The ladder a task climbs. It never goes down. The numbers are the reference's,
 /// with gaps on purpose.
@@ -104,6 +104,14 @@ pub struct TaskAttachment {
     pub network_name: String,
 }
 
+/// A part of a node's generic resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssignedResource {
+    Count(i64),
+    Named(BTreeSet<String>),
+}
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Task {
@@ -117,16 +125,23 @@ pub struct Task {
     pub spec_version: u64,
     /// From 1 for replicated services, 0 for global ones.
     pub slot: u64,
+    /// Of a job's task: the iteration it belongs to.
+    pub job_iteration: Option<u64>,
     /// Empty until scheduled; preset for global services. Never changes once set.
     pub node_id: NodeId,
     pub status: TaskStatus,
     pub desired_state: TaskState,
     pub attachments: Vec<TaskAttachment>,
+    /// Kind to what the scheduler reserved of it on the node.
+    pub resources: BTreeMap<String, AssignedResource>,
     pub endpoint: ServiceEndpoint,
     /// Do not go beyond READY before this time (restart delay).
     pub start_not_before: Timestamp,
     /// The task this one replaces, awaited before it starts.
     pub replaces: Option<TaskId>,
+    /// The task of the same slot that runs until this one does, and is told to stop then:
+    /// a move from one node to another without a gap.
+    pub beside: Option<TaskId>,
     /// Raft index of its creation: the order of a slot's tasks, whatever leaders' clocks
     /// say. Set by the store.
     pub created_index: u64,
@@ -137,12 +152,16 @@ pub struct Task {
 }
 
 impl Task {
-    /// `web.1`, or `agent.<node id>` for a global service.
+    /// The number clients know the slot by: as in the reference, those of jobs begin at 0.
+    pub fn public_slot(&self) -> u64 {
+        self.slot.saturating_sub(u64::from(self.job_iteration.is_some()))
+    }
+
+    /// `web.1`, or `agent.<node id>` where clients see no number.
     pub fn slot_name(&self) -> String {
-        if self.slot == 0 {
-            format!("{}.{}", self.service_name, self.node_id)
-        } else {
-            format!("{}.{}", self.service_name, self.slot)
+        match self.public_slot() {
+            0 => format!("{}.{}", self.service_name, self.node_id),
+            number => format!("{}.{number}", self.service_name),
         }
     }
 

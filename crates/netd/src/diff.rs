@@ -1,8 +1,12 @@
 //! The pure difference between wanted and seen, as operations in an order in which
 //! they can succeed: removals, namespaces, links, addresses, sysctls, routes, rules.
 
+use crate::balance::ipvs::table as ipvs;
 use crate::nft::table::{self, Change};
-use crate::plan::{DefaultRoute, Link, LinkKind, PlaceId, Seen, SeenLink, SeenPlace, Wanted, WantedPlace};
+use crate::plan::{
+    DefaultRoute, Forwarding, Link, LinkKind, PlaceId, PolicyRule, Seen, SeenLink, SeenPlace, TableRoute, Tunnel,
+    Wanted, WantedPlace,
+};
 use ipnet::IpNet;
 use skep_model::id::NetworkId;
 use std::collections::BTreeSet;
@@ -20,7 +24,14 @@ pub enum Op {
     RemoveAddress { place: PlaceId, link: String, address: IpNet },
     SetSysctl { place: PlaceId, key: String, value: String, optional: bool },
     SetDefaultRoute { place: PlaceId, route: DefaultRoute },
+    AddForwarding { place: PlaceId, entry: Forwarding },
+    RemoveForwarding { place: PlaceId, entry: Forwarding },
+    AddPolicyRule { place: PlaceId, rule: PolicyRule },
+    RemovePolicyRule { place: PlaceId, rule: PolicyRule },
+    SetTableRoute { place: PlaceId, route: TableRoute },
+    RemoveTableRoute { place: PlaceId, route: TableRoute },
     Rules { place: PlaceId, changes: Vec<Change> },
+    Balance { place: PlaceId, changes: Vec<ipvs::Change> },
 }
 
 impl Op {
@@ -35,7 +46,14 @@ impl Op {
             | Self::RemoveAddress { place, .. }
             | Self::SetSysctl { place, .. }
             | Self::SetDefaultRoute { place, .. }
-            | Self::Rules { place, .. } => Some(place),
+            | Self::AddForwarding { place, .. }
+            | Self::RemoveForwarding { place, .. }
+            | Self::AddPolicyRule { place, .. }
+            | Self::RemovePolicyRule { place, .. }
+            | Self::SetTableRoute { place, .. }
+            | Self::RemoveTableRoute { place, .. }
+            | Self::Rules { place, .. }
+            | Self::Balance { place, .. } => Some(place),
         }
     }
 }
@@ -56,7 +74,21 @@ impl fmt::Display for Op {
             Self::SetDefaultRoute { place, route } => {
                 write!(f, "{place}: default route by {} over {} is missing", route.gateway, route.interface)
             }
+            Self::AddForwarding { place, entry } => write!(f, "{place}: forwarding of {entry} is missing"),
+            Self::RemoveForwarding { place, entry } => write!(f, "{place}: forwarding of {entry} is not wanted"),
+            Self::AddPolicyRule { place, rule } => write!(f, "{place}: routing rule {rule} is missing"),
+            Self::RemovePolicyRule { place, rule } => write!(f, "{place}: routing rule {rule} is not wanted"),
+            Self::SetTableRoute { place, route } => {
+                write!(f, "{place}: route by {} of table {} is missing", route.gateway, route.table)
+            }
+            Self::RemoveTableRoute { place, route } => {
+                write!(f, "{place}: route by {} of table {} is not wanted", route.gateway, route.table)
+            }
             Self::Rules { place, changes } => write!(f, "{place}: packet rules differ in {} points", changes.len()),
+            Self::Balance { place, changes } => {
+                let first = changes.first().map(ToString::to_string).unwrap_or_default();
+                write!(f, "{place}: balancing differs in {} points: {first}", changes.len())
+            }
         }
     }
 }
@@ -111,15 +143,35 @@ fn removals(wanted: &Wanted, seen: &Seen, ops: &mut Vec<Op>) {
                 let want = want.unwrap_or(&nothing);
                 let extra = have.links.iter().filter(|(name, link)| is_leftover(place, name, link, want));
                 ops.extend(extra.map(|(name, _)| Op::DeleteLink { place: place.clone(), name: name.clone() }));
+                stale_routing(place, want, have, ops);
                 if !wanted.places.contains_key(place) && have.table.is_some() {
                     ops.push(Op::Rules { place: place.clone(), changes: vec![Change::DeleteTable] });
+                }
+                if !wanted.places.contains_key(place) {
+                    balance(place, want, have, ops, |_| true);
                 }
             }
         }
         let Some(want) = wanted.places.get(place) else { continue };
-        for name in broken_ports(want, have, seen) {
+        for name in broken_links(want, have, seen) {
             ops.push(Op::DeleteLink { place: place.clone(), name });
         }
+    }
+}
+
+fn stale_routing(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, ops: &mut Vec<Op>) {
+    // The kernel tells rules apart by what they say, so a stale one goes before a new one comes.
+    for rule in have.policy_rules.difference(&want.policy_rules) {
+        ops.push(Op::RemovePolicyRule { place: place.clone(), rule: rule.clone() });
+    }
+    // A route goes with its link, and setting another in its table replaces it.
+    let is_replaced = |route: &TableRoute| {
+        let same =
+            |other: &&TableRoute| other.table == route.table && other.gateway.is_ipv4() == route.gateway.is_ipv4();
+        want.table_routes.iter().any(|other| same(&other)) || !want.links.contains_key(&route.interface)
+    };
+    for route in have.table_routes.difference(&want.table_routes).filter(|route| !is_replaced(route)) {
+        ops.push(Op::RemoveTableRoute { place: place.clone(), route: route.clone() });
     }
 }
 
@@ -132,20 +184,30 @@ fn is_leftover(place: &PlaceId, name: &str, link: &SeenLink, want: &WantedPlace)
     link.is_ours() || (matches!(place, PlaceId::Overlay(_)) && !link.bridge.is_empty())
 }
 
-/// Ports whose other end is not the wanted interface of the container any more.
-fn broken_ports(want: &WantedPlace, have: &SeenPlace, seen: &Seen) -> Vec<String> {
+/// Ports whose other end is not the wanted interface of the container any more, and
+/// tunnels that lead elsewhere.
+fn broken_links(want: &WantedPlace, have: &SeenPlace, seen: &Seen) -> Vec<String> {
     let is_broken = |name: &String, link: &Link| {
-        let LinkKind::Port(port) = &link.kind else { return false };
-        let container = seen.places.get(&PlaceId::Container(port.namespace.clone()));
-        have.links.contains_key(name) && container.is_some_and(|place| !place.links.contains_key(&port.interface))
+        let Some(present) = have.links.get(name) else { return false };
+        match &link.kind {
+            LinkKind::Port(port) => {
+                let container = seen.places.get(&PlaceId::Container(port.namespace.clone()));
+                container.is_some_and(|place| !place.links.contains_key(&port.interface))
+            }
+            LinkKind::Vxlan(tunnel) => {
+                let mac_differs = tunnel.mac.is_some_and(|mac| present.mac != mac);
+                mac_differs || present.tunnel != Some(Tunnel { mac: None, ..tunnel.clone() })
+            }
+            LinkKind::Bridge { .. } | LinkKind::Leg { .. } | LinkKind::Existing => false,
+        }
     };
     want.links.iter().filter(|(name, link)| is_broken(name, link)).map(|(name, _)| name.clone()).collect()
 }
 
 fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen: &Seen, ops: &mut Vec<Op>) {
-    let broken = broken_ports(want, have, seen);
+    let broken = broken_links(want, have, seen);
     links(place, want, have, seen, &broken, ops);
-    addresses(place, want, have, ops);
+    addresses(place, want, have, &broken, ops);
     let is_new = have.links.is_empty();
     for (key, value) in want.sysctls.iter().filter(|(key, value)| have.sysctls.get(*key) != Some(value)) {
         ops.push(Op::SetSysctl { place: place.clone(), key: key.clone(), value: value.clone(), optional: false });
@@ -161,19 +223,64 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
     for route in want.routes.difference(&have.routes) {
         ops.push(Op::SetDefaultRoute { place: place.clone(), route: route.clone() });
     }
+    forwarding(place, want, have, &broken, ops);
+    let is_new = |link: &str| broken.iter().any(|name| name == link) || !have.links.contains_key(link);
+    for route in want.table_routes.iter().filter(|route| is_new(&route.interface) || !have.table_routes.contains(route))
+    {
+        ops.push(Op::SetTableRoute { place: place.clone(), route: route.clone() });
+    }
+    for rule in want.policy_rules.difference(&have.policy_rules) {
+        ops.push(Op::AddPolicyRule { place: place.clone(), rule: rule.clone() });
+    }
+    // Marked packets must find their service: it comes before the marking and goes after it.
+    balance(place, want, have, ops, |change| !matches!(change, ipvs::Change::DeleteService(_)));
     let changes = table::difference(want.table.as_ref(), have.table.as_ref());
     if !changes.is_empty() {
         ops.push(Op::Rules { place: place.clone(), changes });
     }
+    balance(place, want, have, ops, |change| matches!(change, ipvs::Change::DeleteService(_)));
 }
 
-fn addresses(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, ops: &mut Vec<Op>) {
-    // Of a bridge that we made every address is ours; elsewhere others may add some.
-    let is_our_bridge = |link: &String| {
-        want.links.get(link).is_some_and(|wanted| matches!(wanted.kind, LinkKind::Bridge { .. }))
+/// On the host others may balance as well, so that only services of ours are taken away.
+fn balance(
+    place: &PlaceId,
+    want: &WantedPlace,
+    have: &SeenPlace,
+    ops: &mut Vec<Op>,
+    take: impl Fn(&ipvs::Change) -> bool,
+) {
+    let nothing = ipvs::SeenBalancing::default();
+    let have = have.balanced.as_ref().unwrap_or(&nothing);
+    let is_ours = |service: &ipvs::Service| *place != PlaceId::Host || ipvs::is_mesh(service);
+    let mut changes = ipvs::difference(want.balanced.as_ref(), have, is_ours);
+    changes.retain(take);
+    if !changes.is_empty() {
+        ops.push(Op::Balance { place: place.clone(), changes });
+    }
+}
+
+/// On a tunnel every fixed entry is ours; a new link has none.
+fn forwarding(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, broken: &[String], ops: &mut Vec<Op>) {
+    let is_tunnel = |name: &str| want.links.get(name).is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+    let is_new = |entry: &Forwarding| broken.iter().any(|name| name == entry.link());
+    // An entry that takes another's place replaces it without a gap.
+    let places: BTreeSet<_> = want.forwarding.iter().map(Forwarding::place).collect();
+    let stale = have.forwarding.difference(&want.forwarding).filter(|entry| !places.contains(&entry.place()));
+    for entry in stale.filter(|entry| is_tunnel(entry.link()) && !is_new(entry)) {
+        ops.push(Op::RemoveForwarding { place: place.clone(), entry: entry.clone() });
+    }
+    for entry in want.forwarding.iter().filter(|entry| is_new(entry) || !have.forwarding.contains(entry)) {
+        ops.push(Op::AddForwarding { place: place.clone(), entry: entry.clone() });
+    }
+}
+
+fn addresses(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, broken: &[String], ops: &mut Vec<Op>) {
+    // Of a bridge or tunnel that we made every address is ours; elsewhere others may add some.
+    let is_ours = |link: &String| {
+        want.links.get(link).is_some_and(|wanted| matches!(wanted.kind, LinkKind::Bridge { .. } | LinkKind::Vxlan(_)))
             && have.links.get(link).is_some_and(SeenLink::is_ours)
     };
-    let extra = have.addresses.difference(&want.addresses).filter(|(link, _)| is_our_bridge(link));
+    let extra = have.addresses.difference(&want.addresses).filter(|(link, _)| is_ours(link) && !broken.contains(link));
     let mut disturbed = BTreeSet::new();
     for (link, address) in extra {
         // The first address of a subnet takes the others with it.
@@ -183,7 +290,7 @@ fn addresses(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, ops: &mut Ve
         ops.push(Op::RemoveAddress { place: place.clone(), link: link.clone(), address: *address });
     }
     let is_missing = |(link, address): &&(String, IpNet)| {
-        disturbed.contains(link) || !have.addresses.contains(&(link.clone(), *address))
+        disturbed.contains(link) || broken.contains(link) || !have.addresses.contains(&(link.clone(), *address))
     };
     for (link, address) in want.addresses.iter().filter(is_missing) {
         ops.push(Op::AddAddress { place: place.clone(), link: link.clone(), address: *address });
@@ -220,10 +327,15 @@ fn links(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen: &Seen, bro
 fn is_as_wanted(link: &Link, present: &SeenLink) -> bool {
     let mac_fits = match link.kind {
         LinkKind::Leg { mac } => present.mac == mac,
+        // Of one that existed before us the address is not ours to choose.
+        LinkKind::Bridge { mac } => present.mac == mac || !present.is_ours(),
         _ => true,
     };
     let port_fits = link.port.as_ref().is_none_or(|port| {
-        present.bridge == port.bridge && present.hairpin == port.hairpin && present.isolated == port.isolated
+        present.bridge == port.bridge
+            && present.hairpin == port.hairpin
+            && present.isolated == port.isolated
+            && present.learning == port.learning
     });
     // A bridge that existed before us is used, never marked as ours.
     let alias_fits = matches!(link.kind, LinkKind::Bridge { .. }) || present.alias == link.alias;
@@ -249,7 +361,7 @@ mod tests {
         let host = wanted.places.entry(PlaceId::Host).or_default();
         host.links.insert("a-port".into(), {
             let port = Port { namespace: NAMESPACE.into(), interface: "eth0".into(), mac: [2; 6] };
-            let bridge = BridgePort { bridge: "br".into(), hairpin: true, isolated: false };
+            let bridge = BridgePort { bridge: "br".into(), hairpin: true, isolated: false, learning: true };
             Link { port: Some(bridge), ..link(LinkKind::Port(port), "skep endpoint e") }
         });
         host.links.insert("br".into(), link(LinkKind::Bridge { mac: [2; 6] }, "skep network n"));
@@ -271,6 +383,8 @@ mod tests {
             bridge: bridge.into(),
             hairpin: !bridge.is_empty(),
             isolated: false,
+            learning: true,
+            tunnel: None,
         }
     }
 

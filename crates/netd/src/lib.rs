@@ -38,6 +38,22 @@ pub enum BalancerChoice {
     Nftables,
 }
 
+impl BalancerChoice {
+    /// As an option has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ipvs => "ipvs",
+            Self::Nftables => "nftables",
+        }
+    }
+
+    /// Whether a netd that runs this balancer is what was asked for.
+    pub fn is_met_by(self, balancer: &str) -> bool {
+        self == Self::Auto || self.as_str() == balancer
+    }
+}
+
 impl FromStr for BalancerChoice {
     type Err = Error;
 

@@ -4,19 +4,20 @@ use crate::balance::Balancer;
 use crate::desired::Desired;
 use crate::nft::expression::Family;
 use crate::nft::table::Table;
-use crate::plan::{
-    ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Port, Wanted, WantedPlace,
-};
-use crate::rules::host::IngressPort;
+use crate::plan::{ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, PlaceId, Port, Wanted, WantedPlace};
+use crate::rules::ingress::IngressPort;
 use crate::rules::{self, address_of};
 use ipnet::IpNet;
-use skep_model::netstate::{
-    DesiredEndpoint, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind,
-};
+use mesh::Mesh;
+use skep_model::netstate::{DesiredEndpoint, DesiredNetwork, NetworkKind};
 use skep_model::network::mac_of;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+
+mod ingress;
+pub mod mesh;
+mod overlay;
 
 const BRIDGE_MTU: u32 = 1500;
 const OVERLAY_MTU: u32 = 1450;
@@ -28,6 +29,25 @@ pub struct Circumstances<'a> {
     pub balancer: &'a dyn Balancer,
     /// The kernel has bridged frames pass the rules for routed ones (br_netfilter).
     pub bridges_are_filtered: bool,
+    /// Where this host's end of the tunnels is; `None` when none of its links has the
+    /// address that it is said to have.
+    pub underlay: Option<Underlay>,
+}
+
+/// The link that carries tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Underlay {
+    pub address: IpAddr,
+    pub mtu: u32,
+}
+
+impl Underlay {
+    /// The largest packet inside of a tunnel over it.
+    fn inner_mtu(self) -> u32 {
+        // VXLAN 8, UDP 8, inner Ethernet 14, and the outer IP header.
+        let overhead = if self.address.is_ipv4() { 50 } else { 70 };
+        self.mtu.saturating_sub(overhead)
+    }
 }
 
 /// All of it.
@@ -35,10 +55,12 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
     let mut wanted = Wanted::default();
     for network in desired.networks() {
         match &network.kind {
-            NetworkKind::Bridge { bridge, .. } => add_bridge(network, bridge, &mut wanted),
+            NetworkKind::Bridge { bridge, .. } => add_bridge(network, bridge, circumstances, &mut wanted),
             NetworkKind::Overlay { vni, vxlan_port } => {
-                add_overlay(desired, network, (*vni, *vxlan_port), circumstances, &mut wanted)
+                overlay::add(desired, network, (*vni, *vxlan_port), circumstances, &mut wanted)
             }
+            // Below: there is one at most.
+            NetworkKind::Mesh { .. } => {}
         }
     }
     for endpoint in &desired.local.endpoints {
@@ -48,11 +70,16 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
             None => wanted.impossible.push(format!("endpoint {}: no network {}", endpoint.id, endpoint.network)),
         }
     }
-    let ingress = ingress_ports(desired, &mut wanted.impossible);
-    let targets = ingress.iter().flat_map(|port| port.backends.iter().copied());
+    let mesh = Mesh::of(desired);
+    if let Some(mesh) = &mesh {
+        mesh::add(mesh, circumstances, &mut wanted);
+    }
+    let ingress = ingress::ports(desired, mesh.as_ref(), &mut wanted.impossible);
+    let targets = ingress.iter().flat_map(|port| port.everywhere.iter().chain(&port.here));
+    wanted.backends.extend(targets.map(|target| (PlaceId::Host, target.address, Some(target.port))));
     let published = published(desired).flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr));
-    wanted.backends.extend(targets.chain(published).map(|address| (PlaceId::Host, address)));
-    if let Some(table) = rules::host::table(desired.networks(), self::published(desired), &ingress) {
+    wanted.backends.extend(published.map(|address| (PlaceId::Host, address, None)));
+    if let Some(table) = host_table(desired, mesh.as_ref(), &ingress) {
         wanted.places.entry(PlaceId::Host).or_default().table = Some(table);
     }
     wanted
@@ -60,8 +87,14 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
 
 /// The host's table alone, which is all that published ports need.
 pub fn host_rules(desired: &Desired) -> Option<Table> {
-    let ingress = ingress_ports(desired, &mut Vec::new());
-    rules::host::table(desired.networks(), published(desired), &ingress)
+    let mesh = Mesh::of(desired);
+    let ingress = ingress::ports(desired, mesh.as_ref(), &mut Vec::new());
+    host_table(desired, mesh.as_ref(), &ingress)
+}
+
+fn host_table(desired: &Desired, mesh: Option<&Mesh<'_>>, ingress: &[IngressPort]) -> Option<Table> {
+    let peers = mesh.map(|mesh| &mesh.peers);
+    rules::host::table(desired.networks(), published(desired), ingress, peers)
 }
 
 fn published(desired: &Desired) -> impl Iterator<Item = &DesiredEndpoint> {
@@ -80,9 +113,9 @@ pub fn containers(desired: &Desired, circumstances: &Circumstances<'_>, namespac
     wanted
 }
 
-fn add_bridge(network: &DesiredNetwork, bridge: &str, wanted: &mut Wanted) {
+fn add_bridge(network: &DesiredNetwork, bridge: &str, circumstances: &Circumstances<'_>, wanted: &mut Wanted) {
     let host = wanted.places.entry(PlaceId::Host).or_default();
-    host.links.insert(bridge.to_owned(), bridge_link(network));
+    host.links.insert(bridge.to_owned(), bridge_link(network, circumstances));
     for address in gateway_addresses(network) {
         host.addresses.insert((bridge.to_owned(), address));
         match Family::of(address.addr()) {
@@ -100,16 +133,24 @@ fn add_bridge(network: &DesiredNetwork, bridge: &str, wanted: &mut Wanted) {
     host.sysctls.insert(format!("net/ipv4/conf/{bridge}/route_localnet"), "1".into());
 }
 
-fn bridge_link(network: &DesiredNetwork) -> Link {
+fn bridge_link(network: &DesiredNetwork, circumstances: &Circumstances<'_>) -> Link {
     let gateway = network.subnets.iter().find_map(|subnet| subnet.gateway);
     let mac = gateway.map_or([0x02, 0x42, 0, 0, 0, 1], mac_of);
-    Link { kind: LinkKind::Bridge { mac }, mtu: mtu(network), alias: alias("network", network.id.as_str()), port: None }
+    Link {
+        kind: LinkKind::Bridge { mac },
+        mtu: mtu(network, circumstances),
+        alias: alias("network", network.id.as_str()),
+        port: None,
+    }
 }
 
-fn mtu(network: &DesiredNetwork) -> u32 {
+fn mtu(network: &DesiredNetwork, circumstances: &Circumstances<'_>) -> u32 {
     match (network.mtu, &network.kind) {
         (0, NetworkKind::Bridge { .. }) => BRIDGE_MTU,
-        (0, NetworkKind::Overlay { .. }) => OVERLAY_MTU,
+        // Never more than usual: the other end's path may be narrower than ours.
+        (0, NetworkKind::Overlay { .. } | NetworkKind::Mesh { .. }) => {
+            circumstances.underlay.map_or(OVERLAY_MTU, |underlay| OVERLAY_MTU.min(underlay.inner_mtu()))
+        }
         (mtu, _) => mtu,
     }
 }
@@ -120,56 +161,6 @@ fn alias(kind: &str, id: &str) -> String {
 
 fn gateway_addresses(network: &DesiredNetwork) -> impl Iterator<Item = IpNet> {
     network.subnets.iter().filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok())
-}
-
-fn add_overlay(
-    desired: &Desired,
-    network: &DesiredNetwork,
-    (vni, port): (u32, u16),
-    circumstances: &Circumstances<'_>,
-    wanted: &mut Wanted,
-) {
-    let id = PlaceId::Overlay(network.id.clone());
-    let services: Vec<&DesiredService> =
-        desired.cluster.services.iter().filter(|service| service.network == network.id).collect();
-    let own = desired.cluster.load_balancer_addresses.get(&network.id).copied();
-    let mut place = WantedPlace::default();
-    place.links.insert(LOOPBACK.into(), existing_link());
-    place.links.insert(OVERLAY_BRIDGE.into(), bridge_link(network));
-    let tunnel = Link {
-        kind: LinkKind::Vxlan { vni, port },
-        mtu: mtu(network),
-        alias: alias("network", network.id.as_str()),
-        port: Some(BridgePort { bridge: OVERLAY_BRIDGE.into(), hairpin: false, isolated: false }),
-    };
-    place.links.insert(OVERLAY_TUNNEL.into(), tunnel);
-    for address in gateway_addresses(network).chain(own) {
-        place.addresses.insert((OVERLAY_BRIDGE.into(), address));
-    }
-    for vip in services.iter().filter_map(|service| service.vip) {
-        place.addresses.insert((OVERLAY_BRIDGE.into(), IpNet::from(vip)));
-    }
-    let settings = [
-        ("net.ipv4.ip_forward", "1"),
-        // The balancer sends a packet out where it came from; nobody needs to be told.
-        ("net.ipv4.conf.all.send_redirects", "0"),
-        ("net.ipv4.conf.br0.send_redirects", "0"),
-        ("net.ipv4.conf.all.rp_filter", "0"),
-    ];
-    place.sysctls.extend(settings.map(|(key, value)| (key.to_owned(), value.to_owned())));
-    // Bridged frames must not pass the balancer's rules as if they were routed.
-    for key in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
-        place.optional_sysctls.insert(key.into(), "0".into());
-    }
-    let gateways = gateway_addresses(network).map(|address| address.addr());
-    let sources: Vec<IpAddr> = own.map(|address| address.addr()).into_iter().chain(gateways).collect();
-    let per_family = [Family::V4, Family::V6]
-        .into_iter()
-        .filter_map(|family| sources.iter().copied().find(|address| Family::of(*address) == family));
-    place.table = Some(circumstances.balancer.rules(&services, &per_family.collect::<Vec<_>>()));
-    let backends = services.iter().flat_map(|service| &service.backends);
-    wanted.backends.extend(backends.map(|backend| (id.clone(), backend.address)));
-    wanted.places.insert(id, place);
 }
 
 fn existing_link() -> Link {
@@ -192,23 +183,38 @@ fn add_endpoint(
             (PlaceId::Host, bridge.clone(), !inter_container && isolate)
         }
         NetworkKind::Overlay { .. } => (PlaceId::Overlay(network.id.clone()), OVERLAY_BRIDGE.to_owned(), false),
+        NetworkKind::Mesh { .. } => {
+            wanted.impossible.push(format!("endpoint {}: network {} takes no containers", endpoint.id, network.name));
+            return;
+        }
     };
     let port = Port { namespace: endpoint.netns.clone(), interface: endpoint.interface.clone(), mac: endpoint.mac };
     let link = Link {
         kind: LinkKind::Port(port),
-        mtu: mtu(network),
+        mtu: mtu(network, circumstances),
         alias: alias("endpoint", endpoint.id.as_str()),
         // A published port may lead a container back to itself.
-        port: Some(BridgePort { bridge, hairpin: true, isolated }),
+        port: Some(BridgePort { bridge, hairpin: true, isolated, learning: true }),
     };
     wanted.places.entry(place).or_default().links.insert(port_name(endpoint), link);
     let container = wanted.places.entry(PlaceId::Container(endpoint.netns.clone())).or_default();
-    add_leg(desired, endpoint, network, container);
+    add_leg(desired, endpoint, network, circumstances, container);
 }
 
-fn add_leg(desired: &Desired, endpoint: &DesiredEndpoint, network: &DesiredNetwork, container: &mut WantedPlace) {
+fn add_leg(
+    desired: &Desired,
+    endpoint: &DesiredEndpoint,
+    network: &DesiredNetwork,
+    circumstances: &Circumstances<'_>,
+    container: &mut WantedPlace,
+) {
     container.links.insert(LOOPBACK.into(), existing_link());
-    let leg = Link { kind: LinkKind::Leg { mac: endpoint.mac }, mtu: mtu(network), alias: String::new(), port: None };
+    let leg = Link {
+        kind: LinkKind::Leg { mac: endpoint.mac },
+        mtu: mtu(network, circumstances),
+        alias: String::new(),
+        port: None,
+    };
     container.links.insert(endpoint.interface.clone(), leg);
     container.addresses.extend(endpoint.addresses.iter().map(|address| (endpoint.interface.clone(), *address)));
     container.sysctls.extend(endpoint.sysctls.clone());
@@ -229,45 +235,4 @@ pub fn port_name(endpoint: &DesiredEndpoint) -> String {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     let hash = endpoint.id.as_str().bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
     format!("veth{:011x}", hash & 0xfff_ffff_ffff)
-}
-
-fn ingress_ports(desired: &Desired, impossible: &mut Vec<String>) -> Vec<IngressPort> {
-    desired.cluster.ingress.iter().map(|port| ingress_port(desired, port, impossible)).collect()
-}
-
-fn ingress_port(desired: &Desired, port: &DesiredIngress, impossible: &mut Vec<String>) -> IngressPort {
-    let mut backends = Vec::new();
-    for backend in &port.backends {
-        let found = match backend {
-            IngressBackend::Local { task, container } => local_address(desired, container).ok_or_else(|| {
-                format!("ingress {}: task {task} has no leg on the gateway bridge", port.published_port)
-            }),
-            IngressBackend::Remote { task, .. } => Err(format!(
-                "ingress {}: task {task} runs on another node, which is not supported yet",
-                port.published_port
-            )),
-        };
-        match found {
-            Ok(address) => backends.push(address),
-            Err(reason) => impossible.push(reason),
-        }
-    }
-    backends.sort_unstable();
-    IngressPort {
-        published_port: port.published_port,
-        target_port: port.target_port,
-        protocol: port.protocol,
-        backends,
-    }
-}
-
-/// Where a task's container answers on the gateway bridge.
-fn local_address(desired: &Desired, container: &skep_model::id::ContainerId) -> Option<IpAddr> {
-    let on_bridge = |endpoint: &&DesiredEndpoint| {
-        endpoint.container == *container
-            && desired
-                .network(&endpoint.network)
-                .is_some_and(|network| matches!(network.kind, NetworkKind::Bridge { .. }))
-    };
-    desired.local.endpoints.iter().find(on_bridge).and_then(|endpoint| address_of(&endpoint.addresses, Family::V4))
 }

@@ -13,7 +13,7 @@ use crate::kernel::sysctl;
 use crate::nft::table::Table;
 use crate::plan::{PlaceId, Seen, Wanted};
 use crate::ports::{self, Ports};
-use crate::wanted::{Circumstances, wanted};
+use crate::wanted::{Circumstances, Underlay, wanted};
 use skep_model::error::{Error, Result};
 use skep_model::id::NetworkId;
 use skep_model::netstate::{ClusterNetState, DesiredNetwork, LocalNetState, NetdStatus, NetworkKind};
@@ -65,6 +65,8 @@ pub struct Worker {
     ports: Ports,
     resolvers: Resolvers,
     balancer: Box<dyn Balancer>,
+    /// Seen at the last convergence.
+    underlay: Option<Underlay>,
     runtime: tokio::runtime::Handle,
     /// What the kernel's tables were left at, to send differences only.
     tables: BTreeMap<PlaceId, Table>,
@@ -95,6 +97,7 @@ impl Worker {
             resolvers: Resolvers::new(runtime.clone(), desired.clone()),
             desired,
             balancer,
+            underlay: None,
             runtime,
             tables: BTreeMap::new(),
             kernel_changed,
@@ -196,7 +199,7 @@ impl Worker {
     fn put_network(&mut self, network: DesiredNetwork) -> Result<()> {
         let before = self.read(|desired| desired.local.networks.clone());
         let place = match &network.kind {
-            NetworkKind::Bridge { .. } => PlaceId::Host,
+            NetworkKind::Bridge { .. } | NetworkKind::Mesh { .. } => PlaceId::Host,
             NetworkKind::Overlay { .. } => PlaceId::Overlay(network.id.clone()),
         };
         self.edit(|desired| desired.put_network(network))?;
@@ -246,6 +249,7 @@ impl Worker {
     fn converge(&mut self, scope: Scope, cause: Cause) -> Vec<(Op, String)> {
         let started = Instant::now();
         self.converge_resolvers();
+        self.look_for_underlay();
         let wanted_ports = self.read(ports::wanted);
         self.failing.ports = self.ports.converge(&wanted_ports);
         let mut wanted = self.read(|desired| wanted(desired, &self.circumstances()));
@@ -271,6 +275,19 @@ impl Worker {
             self.check_deadline = None;
         }
         new_failures
+    }
+
+    /// Tunnels must end where other nodes expect them, on a link that takes their packets.
+    fn look_for_underlay(&mut self) {
+        let Some(address) = self.read(|desired| desired.cluster.data_path_address) else {
+            self.underlay = None;
+            return;
+        };
+        match self.kernel.link_mtu_of(address) {
+            Ok(mtu) => self.underlay = mtu.map(|mtu| Underlay { address, mtu }),
+            // What was seen last is the best guess.
+            Err(error) => tracing::warn!(%error, "cannot read the host's addresses"),
+        }
     }
 
     fn act(&mut self, wanted: &Wanted, seen: &Seen, cause: Cause) -> Vec<(Op, String)> {
@@ -334,11 +351,11 @@ impl Worker {
         Ok(())
     }
 
-    fn flush_vanished(&mut self, before: &BTreeSet<(PlaceId, IpAddr)>) {
+    fn flush_vanished(&mut self, before: &BTreeSet<(PlaceId, IpAddr, Option<u16>)>) {
         let after = self.read(|desired| wanted(desired, &self.circumstances()).backends);
-        let mut vanished: BTreeMap<PlaceId, Vec<IpAddr>> = BTreeMap::new();
-        for (place, address) in before.difference(&after) {
-            vanished.entry(place.clone()).or_default().push(*address);
+        let mut vanished: BTreeMap<PlaceId, Vec<(IpAddr, Option<u16>)>> = BTreeMap::new();
+        for (place, address, port) in before.difference(&after) {
+            vanished.entry(place.clone()).or_default().push((*address, *port));
         }
         for (place, addresses) in vanished {
             if let Err(error) = self.kernel.flush_flows(&place, &addresses) {
@@ -370,7 +387,11 @@ impl Worker {
     fn circumstances(&self) -> Circumstances<'_> {
         let is_on = |key| sysctl::read(key).as_deref() == Some("1");
         let keys = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
-        Circumstances { balancer: self.balancer.as_ref(), bridges_are_filtered: keys.into_iter().all(is_on) }
+        Circumstances {
+            balancer: self.balancer.as_ref(),
+            bridges_are_filtered: keys.into_iter().all(is_on),
+            underlay: self.underlay,
+        }
     }
 
     fn save(&self) -> Result<()> {

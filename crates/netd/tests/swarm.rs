@@ -4,17 +4,16 @@
 
 mod common;
 
+use common::swarm::{container, gateway_bridge, legs, overlay, overlay_id, spread};
 use common::{HOST, Lab, Namespace, OUTSIDE, ask_udp, attach, bridge_network, endpoint, port};
 use skep_model::ErrorKind;
-use skep_model::id::{ContainerId, EndpointId, NetworkId, ServiceId, TaskId};
-use skep_model::netstate::{
-    Backend, ClusterNetState, DesiredEndpoint, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend,
-    NetworkKind, Subnet,
-};
-use skep_model::network::{Protocol, mac_of};
+use skep_model::id::{ServiceId, TaskId};
+use skep_model::netstate::{Backend, ClusterNetState, DesiredIngress, DesiredService, IngressBackend};
+use skep_model::network::Protocol;
+use skep_netd::BalancerChoice;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 const VIP: &str = "10.0.1.100";
@@ -25,53 +24,6 @@ fn netd_process() {
     common::netd_process();
 }
 
-fn overlay_id() -> NetworkId {
-    NetworkId("overlaynetworkidoflength25".into())
-}
-
-fn overlay() -> DesiredNetwork {
-    DesiredNetwork {
-        id: overlay_id(),
-        name: "mesh".into(),
-        kind: NetworkKind::Overlay { vni: 4097, vxlan_port: 4789 },
-        subnets: vec![Subnet { net: "10.0.1.0/24".parse().unwrap(), gateway: Some("10.0.1.1".parse().unwrap()) }],
-        internal: false,
-        mtu: 0,
-        dns: true,
-    }
-}
-
-/// The gateway bridge: containers do not see each other there.
-fn gateway_bridge() -> DesiredNetwork {
-    let mut network = bridge_network(9);
-    network.dns = false;
-    if let NetworkKind::Bridge { inter_container, .. } = &mut network.kind {
-        *inter_container = false;
-    }
-    network
-}
-
-/// Both legs of task `last`: the overlay first, the way out second.
-fn legs(last: u8, namespace: &Namespace) -> Vec<DesiredEndpoint> {
-    let address: IpAddr = format!("10.0.1.{last}").parse().unwrap();
-    let mut out = endpoint(9, last, &namespace.path());
-    out.interface = "eth1".into();
-    let overlay_leg = DesiredEndpoint {
-        id: EndpointId(format!("overlay{last}")),
-        network: overlay_id(),
-        interface: "eth0".into(),
-        addresses: vec![format!("{address}/24").parse().unwrap()],
-        mac: mac_of(address),
-        default_route: false,
-        ..out.clone()
-    };
-    vec![overlay_leg, out]
-}
-
-fn container(last: u8) -> ContainerId {
-    endpoint(9, last, std::path::Path::new("/")).container
-}
-
 fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
     let backend = |(last, weight): &(u8, u16)| Backend {
         task: TaskId(format!("task{last}")),
@@ -80,8 +32,11 @@ fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
         weight: *weight,
     };
     let live = backends.iter().filter(|(_, weight)| *weight > 0);
-    let local = live
-        .map(|(last, _)| IngressBackend::Local { task: TaskId(format!("task{last}")), container: container(*last) });
+    let local = live.map(|(last, _)| IngressBackend::Local {
+        task: TaskId(format!("task{last}")),
+        container: container(*last),
+        draining: false,
+    });
     ClusterNetState {
         generation,
         networks: vec![overlay()],
@@ -101,6 +56,7 @@ fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
             protocol: Protocol::Tcp,
             backends: local.collect(),
         }],
+        ..ClusterNetState::default()
     }
 }
 
@@ -116,14 +72,6 @@ async fn tasks(lab: &Lab, generation: u64) -> Vec<Namespace> {
         task.serve_udp(53, &last.to_string());
     }
     tasks
-}
-
-fn spread(answers: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for answer in answers {
-        *counts.entry(answer.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
-    }
-    counts
 }
 
 fn even(count: usize) -> BTreeMap<String, usize> {
@@ -211,16 +159,17 @@ async fn older_generations_are_refused_and_leaving_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_remote_backend_is_said_to_be_unsupported() {
+async fn a_backend_on_an_unknown_node_is_said_to_be_so() {
     let lab = Lab::new();
     let mut state = state(1, &[]);
     state.ingress[0].backends =
         vec![IngressBackend::Remote { task: TaskId("far".into()), node_address: "10.99.0.9".parse().unwrap() }];
     lab.client.set_cluster(state).await.unwrap();
     let failing = lab.client.status().await.unwrap().failing;
-    assert_eq!(failing, ["ingress 8080: task far runs on another node, which is not supported yet"]);
+    assert_eq!(failing, ["ingress 8080: task far is on a node that this one does not know as 10.99.0.9"]);
     let status = lab.client.status().await.unwrap();
-    assert_eq!(status.balancer, "nftables");
+    let expect = if common::balancer() == BalancerChoice::Ipvs { "ipvs" } else { "nftables" };
+    assert_eq!(status.balancer, expect);
     assert_ne!(status.pid, 0);
 }
 

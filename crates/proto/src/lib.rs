@@ -4,6 +4,9 @@
 pub mod codec;
 pub mod tunnel;
 
+/// Header of a refusal by a manager that does not lead: `host:port` of the one that does.
+pub const LEADER_METADATA: &str = "skep-leader";
+
 /// Agents and managers.
 pub mod dispatcher {
     #![allow(clippy::all, unreachable_pub)]

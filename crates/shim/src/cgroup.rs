@@ -37,6 +37,11 @@ impl Groups {
         Self { dirs }
     }
 
+    /// Its one directory, where the machine has version 2 alone.
+    pub(crate) fn unified(&self) -> Option<&Path> {
+        self.dirs.first().map(PathBuf::as_path).filter(|_| is_unified())
+    }
+
     /// The `cgroup.procs` files: writing `0` moves the writer in.
     pub(crate) fn member_files(&self) -> impl Iterator<Item = PathBuf> {
         self.dirs.iter().map(|dir| dir.join("cgroup.procs"))
@@ -74,21 +79,35 @@ impl Groups {
     /// Removes it. What cannot be removed is left for the engine's sweep at its next start.
     pub(crate) fn remove(&self) {
         for dir in &self.dirs {
-            for _ in 0..REMOVE_ATTEMPTS_MAX {
-                match fs::remove_dir(dir) {
-                    Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
-                        std::thread::sleep(std::time::Duration::from_millis(REMOVE_RETRY_MS));
-                    }
-                    _ => break,
-                }
-            }
+            remove_tree(dir);
         }
     }
 }
 
+/// A privileged container may have made groups below its own.
+fn remove_tree(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    for _ in 0..REMOVE_ATTEMPTS_MAX {
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(REMOVE_RETRY_MS));
+            }
+            _ => break,
+        }
+    }
+}
+
+fn is_unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
 /// Mount points of all hierarchies, as the machine's init made them.
 fn hierarchies() -> Vec<PathBuf> {
-    if Path::new(ROOT).join("cgroup.controllers").exists() {
+    if is_unified() {
         return vec![PathBuf::from(ROOT)];
     }
     let Ok(entries) = fs::read_dir(ROOT) else { return Vec::new() };

@@ -1,19 +1,17 @@
 //! Runs one more process inside a running container.
 //!
-//! Ours rather than libcontainer's tenant builder, which cannot load a seccomp profile
-//! (it has no container state at that point), looks every namespace up through procfs
-//! and forks twice; here a single fork enters what the init is in.
+//! Ours rather than libcontainer's tenant builder, which looks every namespace up through
+//! procfs and forks twice; here a single fork enters what the init is in.
 
 use crate::cgroup::Groups;
+use crate::confine::Confinement;
 use crate::error::LaunchError;
 use crate::files::read_json;
 use crate::launch::{execute, read_status, write_status};
 use crate::start::start_ticks;
 use crate::stdio::{self, ChildEnds, ShimEnds};
 use crate::sys;
-use libcontainer::oci_spec::runtime::{PosixRlimitType, Process, Spec};
-use libcontainer::syscall::syscall::create_syscall;
-use libcontainer::{capabilities, seccomp};
+use libcontainer::oci_spec::runtime::{PosixRlimitType, Process};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
@@ -41,7 +39,7 @@ struct Plan<'a> {
     namespaces: Vec<(File, CloneFlags)>,
     groups: Vec<File>,
     process: &'a Process,
-    spec: &'a Spec,
+    confinement: Confinement,
     streams: Streams,
     status: OwnedFd,
     console_size: (u16, u16),
@@ -57,7 +55,6 @@ enum Streams {
 pub(crate) fn start(
     config: &ShimConfig,
     container_root: &Path,
-    spec: &Spec,
     process: &Process,
 ) -> Result<(Pid, ShimEnds), LaunchError> {
     let started: Started = read_json(&container_root.join("started.json")).map_err(LaunchError::runtime)?;
@@ -72,7 +69,8 @@ pub(crate) fn start(
     let groups = Groups::of_process(started.pid).member_files().filter_map(open).collect();
     let (status_read, status) = pipe2(OFlag::O_CLOEXEC).map_err(runtime("pipe"))?;
     let (streams, ends, terminal) = make_streams(config, process)?;
-    let plan = Plan { namespaces, groups, process, spec, streams, status, console_size: config.console_size };
+    let confinement = Confinement::prepare(config, process.no_new_privileges().unwrap_or(false))?;
+    let plan = Plan { namespaces, groups, process, confinement, streams, status, console_size: config.console_size };
     // Affects only children, and this process has just one.
     if let Some(namespace) = process_namespace {
         setns(&namespace, CloneFlags::CLONE_NEWPID).map_err(|_| stopped())?;
@@ -232,33 +230,12 @@ fn limit_number(name: PosixRlimitType) -> u32 {
     }
 }
 
-/// User, capabilities and system calls. A filter needs either a right that is dropped
-/// here or the promise never to gain rights, hence its two places.
 fn drop_rights(plan: &Plan<'_>) -> Result<(), LaunchError> {
-    let profile = plan.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let no_new_privileges = plan.process.no_new_privileges().unwrap_or(false);
-    let load = || match profile {
-        Some(profile) => seccomp::initialize_seccomp(profile).map(drop).map_err(runtime("load seccomp profile")),
-        None => Ok(()),
-    };
-    if no_new_privileges {
-        nix::sys::prctl::set_no_new_privs().map_err(runtime("set no_new_privs"))?;
-    } else {
-        load()?;
-    }
     let user = plan.process.user();
-    if let Some(mask) = user.umask() {
-        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+    if let Some(umask) = user.umask() {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     }
     let groups = user.additional_gids().as_deref().unwrap_or_default();
     sys::become_user(user.uid(), user.gid(), groups).map_err(runtime("set user"))?;
-    let syscall = create_syscall();
-    capabilities::reset_effective(syscall.as_ref()).map_err(runtime("reset capabilities"))?;
-    if let Some(wanted) = plan.process.capabilities() {
-        capabilities::drop_privileges(wanted, syscall.as_ref()).map_err(runtime("drop capabilities"))?;
-    }
-    if no_new_privileges {
-        load()?;
-    }
-    Ok(())
+    plan.confinement.apply()
 }

@@ -1,5 +1,6 @@
 //! Creates and starts the container's init by libcontainer.
 
+use crate::confine::Confinement;
 use crate::error::{EXIT_NOT_EXECUTABLE, LaunchError, ShimError};
 use crate::stdio::{self, ChildEnds, ShimEnds};
 use crate::{init, lookup, sys};
@@ -18,6 +19,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The socket libcontainer's init sends its terminal over.
 const CONSOLE_SOCKET: &str = "console.sock";
@@ -37,7 +39,9 @@ pub(crate) fn create(config: &ShimConfig, run_dir: &Path, spec: &Spec) -> Result
     let _ = std::fs::remove_dir_all(&state_dir);
     let (status_read, status_write) =
         pipe2(OFlag::O_CLOEXEC).map_err(|e| LaunchError::runtime(format!("pipe: {e}")))?;
-    let executor = ContainerProcess { status: status_write.as_raw_fd(), init: config.init };
+    let no_new_privileges = spec.process().as_ref().and_then(|process| process.no_new_privileges());
+    let confinement = Arc::new(Confinement::prepare(config, no_new_privileges.unwrap_or(false))?);
+    let executor = ContainerProcess { status: status_write.as_raw_fd(), init: config.init, confinement };
     let builder = ContainerBuilder::new(config.container_id.clone(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&config.runtime_root)
@@ -54,6 +58,12 @@ pub(crate) fn create(config: &ShimConfig, run_dir: &Path, spec: &Spec) -> Result
 }
 
 impl Created {
+    /// Ends the process before it runs anything of the container's.
+    pub(crate) fn abandon(self) {
+        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.pid, None);
+    }
+
     /// Lets the process run, and returns once it was executed.
     pub(crate) fn start(mut self) -> Result<(Pid, ShimEnds), LaunchError> {
         self.notify.notify_container_start().map_err(LaunchError::runtime)?;
@@ -164,6 +174,9 @@ struct ContainerProcess {
     /// Closed by a successful exec, else carries why it failed.
     status: RawFd,
     init: bool,
+    /// libcontainer is told of no filter, which it would compile anew, and of no
+    /// capabilities, without which the filter could not be loaded afterwards.
+    confinement: Arc<Confinement>,
 }
 
 impl Executor for ContainerProcess {
@@ -187,6 +200,11 @@ impl Executor for ContainerProcess {
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let (args, env) = command_of(spec);
+        if let Err(failure) = self.confinement.apply() {
+            let exit_code = failure.exit_code;
+            write_status(self.status, failure);
+            sys::exit_now(exit_code);
+        }
         let status = if self.init {
             init::become_init(|| execute(args, env, self.status))
         } else {

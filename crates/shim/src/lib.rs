@@ -11,9 +11,12 @@
 
 mod cgroup;
 mod clients;
+mod confine;
+mod devices;
 mod error;
 mod exec;
 mod files;
+mod filter;
 mod init;
 mod launch;
 mod log;

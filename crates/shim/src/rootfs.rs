@@ -8,7 +8,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
     move_mount,
 };
-use skep_model::shim::OverlayMount;
+use skep_model::shim::{OverlayMount, takes_layers_one_by_one};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -29,8 +29,12 @@ pub(crate) fn enter_mount_namespace() -> Result<(), ShimError> {
 
 /// Mounts `overlay` on `target`, which exists.
 pub(crate) fn mount_overlay(overlay: &OverlayMount, target: &Path) -> Result<(), ShimError> {
+    let release = rustix::system::uname();
+    if !takes_layers_one_by_one(&release.release().to_string_lossy()) {
+        return mount_classic(overlay, target);
+    }
     match mount_with_layers_one_by_one(overlay, target) {
-        // Kernels before 6.5 know no `lowerdir+`.
+        // A kernel that only calls itself new.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => mount_classic(overlay, target),
         other => other.map_err(ShimError::at("mount root filesystem")),
     }

@@ -6,7 +6,7 @@ use crate::files::{now, read_json, write_json};
 use crate::log::LogFile;
 use crate::serve::Server;
 use crate::stdio::ShimEnds;
-use crate::{exec, launch, rootfs, sys, workdir};
+use crate::{devices, exec, launch, rootfs, sys, workdir};
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -21,7 +21,7 @@ const START_COMMAND_LENGTH_MAX: usize = 4096;
 /// What is to be started, read from the run directory.
 enum Work {
     Init { spec: Box<Spec> },
-    Exec { container_root: PathBuf, spec: Box<Spec>, process: Box<Process> },
+    Exec { container_root: PathBuf, process: Box<Process> },
 }
 
 /// The whole life of a shim.
@@ -71,11 +71,9 @@ pub(crate) fn run(run_dir: &Path) -> Result<(), ShimError> {
 fn read_work(config: &ShimConfig, run_dir: &Path) -> Result<Work, ShimError> {
     Ok(match &config.target {
         ShimTarget::Init => Work::Init { spec: read_json(&run_dir.join("config.json"))? },
-        ShimTarget::Exec { container_root } => Work::Exec {
-            spec: read_json(&container_root.join("config.json"))?,
-            process: read_json(&run_dir.join("process.json"))?,
-            container_root: container_root.clone(),
-        },
+        ShimTarget::Exec { container_root } => {
+            Work::Exec { process: read_json(&run_dir.join("process.json"))?, container_root: container_root.clone() }
+        }
     })
 }
 
@@ -129,10 +127,17 @@ fn start(config: &ShimConfig, run_dir: &Path, work: &Work) -> Result<(Pid, ShimE
             if config.rootfs.is_some() {
                 workdir::ensure(&run_dir.join("rootfs"), spec)?;
             }
-            launch::create(config, run_dir, spec)?.start()
+            let created = launch::create(config, run_dir, spec)?;
+            if let Some(group) = groups_of(spec).unified()
+                && let Err(error) = devices::restrict(group, spec)
+            {
+                created.abandon();
+                return Err(LaunchError::runtime(format!("restrict devices: {error}")));
+            }
+            created.start()
         }
-        Work::Exec { container_root, spec, process } => {
-            exec::start(config, container_root, spec, process).map_err(|failure| LaunchError {
+        Work::Exec { container_root, process } => {
+            exec::start(config, container_root, process).map_err(|failure| LaunchError {
                 text: failure
                     .text
                     .replace("OCI runtime create failed: runc create failed:", "OCI runtime exec failed: exec failed:")

@@ -122,6 +122,16 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> std::io::Result
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0) })
 }
 
+/// Gives a system-call filter to the kernel, for this thread and its children.
+pub(crate) fn install_filter(flags: u32, instructions: &[libc::sock_filter]) -> std::io::Result<()> {
+    let count = u16::try_from(instructions.len()).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: count, filter: instructions.as_ptr().cast_mut() };
+    // SAFETY: the kernel only reads the program and as many instructions as it says, and both
+    // live to the end of the call.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sets a resource limit by its kernel number.
 pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> std::io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
@@ -188,4 +198,63 @@ pub(crate) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // SAFETY: called only with numbers of descriptors owned by the server, which is
     // borrowed for as long as the result is used.
     unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Loads a BPF program (in the kernel's encoding) that decides about devices, and
+/// attaches it to a control group; it lives as long as the group.
+pub(crate) fn attach_device_program(group: &std::fs::File, instructions: &[u8]) -> std::io::Result<()> {
+    const LOAD: libc::c_long = 5;
+    const ATTACH: libc::c_long = 8;
+    const TYPE_CGROUP_DEVICE: u32 = 15;
+    const ATTACH_CGROUP_DEVICE: u32 = 6;
+    /// Beside programs of groups above.
+    const ALLOW_MULTI: u32 = 2;
+    const INSTRUCTION_BYTES: usize = 8;
+
+    #[repr(C)]
+    #[derive(Default)]
+    struct Load {
+        program_type: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u32; 4],
+        rest: [u64; 6],
+    }
+
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+    }
+
+    let license = c"Apache-2.0";
+    let load = Load {
+        program_type: TYPE_CGROUP_DEVICE,
+        instruction_count: u32::try_from(instructions.len() / INSTRUCTION_BYTES).unwrap_or(u32::MAX),
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        ..Load::default()
+    };
+    // SAFETY: the structure has the kernel's layout with zeros at its end, its size is
+    // passed with it, and what it points to lives to the end of the call.
+    let program = unsafe { libc::syscall(libc::SYS_bpf, LOAD, &load, size_of::<Load>()) };
+    let Ok(program) = RawFd::try_from(program).map_err(drop).and_then(|fd| if fd < 0 { Err(()) } else { Ok(fd) })
+    else {
+        return Err(std::io::Error::last_os_error());
+    };
+    // SAFETY: the descriptor is new and owned by no one else.
+    let program = unsafe { OwnedFd::from_raw_fd(program) };
+    let number = |fd: RawFd| u32::try_from(fd).unwrap_or(u32::MAX);
+    let attach = Attach {
+        target: number(group.as_raw_fd()),
+        program: number(program.as_raw_fd()),
+        kind: ATTACH_CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: as above; both descriptors are open.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, ATTACH, &attach, size_of::<Attach>()) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,10 +1,11 @@
 //! One machine: a network namespace with an uplink to an outside machine, and a daemon.
 
-use crate::client::{Client, environment, failure, success};
-use crate::wait;
+use crate::terminal::Terminal;
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use skep_lab::client::{environment, success};
+use skep_lab::{Cli, Client, wait};
 use std::fs::{self, File};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +19,8 @@ pub const HOST_ADDRESS: &str = "10.99.0.1";
 /// Address of the outside machine.
 pub const OUTSIDE_ADDRESS: &str = "10.99.0.254";
 
-/// A machine under test. Everything it made goes when it is dropped.
+/// A machine under test. Everything it made goes when it is dropped. Verbs of the client
+/// are its methods too, by way of [`Cli`].
 pub struct Host {
     namespace: String,
     outside: String,
@@ -28,7 +30,16 @@ pub struct Host {
     /// Size of a tmpfs to put the data root on, as mount(8) takes it; empty for the disk.
     disk_size: String,
     daemon: Option<Child>,
-    client: Client,
+    cli: Cli,
+}
+
+/// What is asked of a host is mostly asked of its daemon with a client.
+impl Deref for Host {
+    type Target = Cli;
+
+    fn deref(&self) -> &Cli {
+        &self.cli
+    }
 }
 
 impl Host {
@@ -39,16 +50,20 @@ impl Host {
     pub fn start(client: &Client) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("skt{}-{number}", std::process::id());
-        let target = environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?;
+        let target = match std::env::var_os("SKEP_TEST_SCRATCH") {
+            // In a virtual machine our own folder is on overlayfs, which cannot hold containers.
+            Some(scratch) => PathBuf::from(scratch),
+            None => environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?,
+        };
         let mut host = Self {
             namespace: name.clone(),
             outside: format!("{name}o"),
             data: tempfile::Builder::new().prefix("skep-test-").tempdir_in(target)?,
             exec_root: PathBuf::from(format!("/run/{name}")),
+            cli: Cli::new(client.clone(), format!("/run/{name}/skep.sock")),
             cgroup_parent: format!("/{name}"),
             disk_size: String::new(),
             daemon: None,
-            client: client.clone(),
         };
         host.make_network()?;
         fs::create_dir_all(&host.exec_root)?;
@@ -162,12 +177,6 @@ impl Host {
         self.data.path().join("daemon.log")
     }
 
-    /// Path of the API socket.
-    #[must_use]
-    pub fn socket(&self) -> String {
-        self.exec_root.join("skep.sock").to_string_lossy().into_owned()
-    }
-
     /// Folder for sockets and run directories.
     #[must_use]
     pub fn exec_root(&self) -> &Path {
@@ -186,72 +195,12 @@ impl Host {
         &self.cgroup_parent
     }
 
-    /// The client's command with its connection set.
-    #[must_use]
-    pub fn command(&self, args: &[&str]) -> Command {
-        self.client.command(&self.socket(), args)
-    }
-
-    /// Runs a client verb that must succeed and gives its output.
+    /// Starts a verb on a terminal of 33 rows and 101 columns.
     ///
     /// # Errors
-    /// With the verb and both outputs.
-    pub fn ok(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args).output().with_context(|| format!("{:?}", self.client.program))?;
-        success(&output).with_context(|| format!("{} {}", self.client.label, args.join(" ")))
-    }
-
-    /// Runs a client verb that must fail and gives what it says.
-    ///
-    /// # Errors
-    /// When it succeeds.
-    pub fn refused(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args).output().with_context(|| format!("{:?}", self.client.program))?;
-        failure(&output).with_context(|| format!("{} {}", self.client.label, args.join(" ")))
-    }
-
-    /// Runs a verb on a terminal of 33 rows and 101 columns and gives all that appeared.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn on_terminal(&self, args: &[&str]) -> Result<String> {
-        let quoted: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
-        let line = format!("stty rows 33 cols 101; exec {} {}", self.client.program.display(), quoted.join(" "));
-        let command = self.client.command(&self.socket(), &[]);
-        let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
-        for (key, value) in command.get_envs() {
-            script.env(key, value.unwrap_or_default());
-        }
-        success(&script.output()?).with_context(|| args.join(" "))
-    }
-
-    /// `inspect` of anything, as JSON.
-    ///
-    /// # Errors
-    /// When there is no such object.
-    pub fn inspect(&self, args: &[&str]) -> Result<Value> {
-        let text = self.ok(args)?;
-        let list: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
-        list.get(0).cloned().context("an empty list")
-    }
-
-    /// Makes the image `busybox` from Debian's static busybox.
-    ///
-    /// # Errors
-    /// When importing fails.
-    pub fn import_busybox(&self) -> Result<()> {
-        let tar = environment("SKEP_TEST_BUSYBOX_TAR");
-        self.ok(&["import", "-c", "CMD [\"sh\"]", &tar.to_string_lossy(), "busybox:latest"]).map(drop)
-    }
-
-    /// Builds the image `whoami` from its Dockerfile.
-    ///
-    /// # Errors
-    /// When building fails.
-    pub fn build_whoami(&self) -> Result<String> {
-        let context = environment("SKEP_TEST_WHOAMI_CONTEXT");
-        self.ok(&["build", "-t", "whoami", &context.to_string_lossy()])
+    /// When it does not start.
+    pub fn on_terminal(&self, args: &[&str]) -> Result<Terminal> {
+        Terminal::start(&self.command(args), 33, 101)
     }
 
     /// A program in the host's network namespace.
@@ -374,7 +323,7 @@ impl Host {
             let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
         }
         let _ = fs::remove_dir_all(&self.exec_root);
-        crate::leftovers::remove_cgroups(&self.cgroup_parent);
+        skep_lab::remove_cgroups(&self.cgroup_parent);
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::Host;
 use anyhow::{Result, ensure};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 /// Everything of a host's that is still in the kernel, a line each.
 ///
@@ -20,7 +19,7 @@ pub fn find(host: &Host) -> Result<Vec<String>> {
     for role in ["shim", "netd"] {
         found.extend(host.role_pids(role)?.iter().map(|pid| format!("process: skep {role} {pid}")));
     }
-    for folder in cgroups(host.cgroup_parent()) {
+    for folder in skep_lab::below(host.cgroup_parent()) {
         found.push(format!("cgroup: {}", folder.display()));
     }
     for line in host.inside_ok(&["ip", "-o", "link"])?.lines() {
@@ -43,32 +42,4 @@ pub fn none(host: &Host) -> Result<()> {
     let found = find(host)?;
     ensure!(found.is_empty(), "left behind:\n{}", found.join("\n"));
     Ok(())
-}
-
-/// cgroup folders of containers below `parent`, in every hierarchy, the parent itself excepted.
-#[must_use]
-pub fn cgroups(parent: &str) -> Vec<PathBuf> {
-    hierarchies().into_iter().flat_map(|top| folders(&top.join(parent.trim_start_matches('/')))).collect()
-}
-
-/// Removes empty cgroups of a finished host, the parent included.
-pub fn remove_cgroups(parent: &str) {
-    for top in hierarchies() {
-        let parent = top.join(parent.trim_start_matches('/'));
-        for folder in folders(&parent) {
-            let _ = fs::remove_dir(folder);
-        }
-        let _ = fs::remove_dir(parent);
-    }
-}
-
-fn hierarchies() -> Vec<PathBuf> {
-    let mut found = vec![PathBuf::from("/sys/fs/cgroup")];
-    found.extend(folders(Path::new("/sys/fs/cgroup")));
-    found
-}
-
-fn folders(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
-    entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }

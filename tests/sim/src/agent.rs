@@ -65,6 +65,8 @@ struct Local {
 }
 
 const STOP_GRACE_MS: u64 = 10_000;
+/// Chance per step that a job's task is done.
+const JOB_ENDS_PER_MILLE: u32 = 40;
 
 pub struct SmallAgent {
     tasks: BTreeMap<String, Local>,
@@ -231,7 +233,7 @@ impl SmallAgent {
                     self.prepared(id, now, conditions);
                 }
             }
-            TaskState::Ready if desired == TaskState::Running => self.enter(id, TaskState::Starting, now),
+            TaskState::Ready if desired >= TaskState::Running => self.enter(id, TaskState::Starting, now),
             TaskState::Starting => {
                 let start = self.dice.between(0, 1_000);
                 if self.stage_is_over(id, now_ms, start) {
@@ -281,13 +283,16 @@ impl SmallAgent {
 
     /// Notices when a container has ended.
     fn watch(&mut self, id: &str, now: Timestamp, conditions: &Conditions) {
-        let ends = self.dice.chance(conditions.exits_per_mille);
+        let job = self.tasks.get(id).is_some_and(|local| local.task.job_iteration.is_some());
+        // A job's task ends sooner or later, and where things go well it ends well.
+        let failing = conditions.exits_per_mille > 0;
+        let ends = self.dice.chance(if job { JOB_ENDS_PER_MILLE } else { conditions.exits_per_mille });
         if ends {
             self.containers.remove(id);
         }
         if !self.containers.get(id).is_some_and(|container| container.running) {
             self.containers.remove(id);
-            let well = ends && self.dice.chance(300);
+            let well = ends && ((job && !failing) || self.dice.chance(if job { 700 } else { 300 }));
             self.enter(id, if well { TaskState::Complete } else { TaskState::Failed }, now);
         }
     }

@@ -6,7 +6,7 @@ use crate::raft::Origin;
 use crate::sabotage::Sabotage;
 use crate::world::World;
 use skep_cluster::store::{Applied, Rejection, Store};
-use skep_cluster::{Command, Write, edit};
+use skep_cluster::{Command, Write, edit, plan};
 use skep_model::network::{IpamConfig, NetworkSpec, Protocol};
 use skep_model::node::{Availability, NodeSpec, NodeState};
 use skep_model::secret::SecretSpec;
@@ -97,7 +97,7 @@ impl Load {
 
     fn want(&mut self, world: &mut World, leader: usize) {
         let store = world.managers[leader].store.clone();
-        match self.dice.below(20) {
+        match self.dice.below(22) {
             0..=4 => self.create(world, leader, &store),
             5..=7 => self.change(world, leader, &store, scale),
             8..=11 => self.change(world, leader, &store, change_image),
@@ -107,6 +107,8 @@ impl Load {
             15 | 16 => self.change_node(world, leader, &store),
             17 => self.create_network(world, leader, &store),
             18 => self.create_secret(world, leader, &store),
+            20 => self.rebalance(world, leader, &store),
+            21 => self.renew_secret(world, leader, &store),
             _ => self.remove_something(world, leader, &store),
         }
     }
@@ -144,10 +146,14 @@ impl Load {
     fn any_service(&mut self, store: &Store) -> ServiceSpec {
         let dice = &mut self.dice;
         let mut spec = ServiceSpec { name: format!("s{}", self.names), ..ServiceSpec::default() };
-        spec.mode = if dice.chance(250) {
-            ServiceMode::Global
-        } else {
-            ServiceMode::Replicated { replicas: dice.between(1, 6) }
+        spec.mode = match dice.below(20) {
+            0..=4 => ServiceMode::Global,
+            5 | 6 => ServiceMode::ReplicatedJob {
+                max_concurrent: dice.between(1, 3),
+                total_completions: dice.between(1, 5),
+            },
+            7 => ServiceMode::GlobalJob,
+            _ => ServiceMode::Replicated { replicas: dice.between(1, 6) },
         };
         spec.task.container.image = any_image(dice);
         spec.task.restart.delay = Duration::from_millis(*dice.pick(&[0, 1_000, 5_000]).unwrap_or(&0));
@@ -162,10 +168,14 @@ impl Load {
         if dice.chance(200) {
             spec.task.resources.reserve_memory_bytes = 1 << 30;
         }
+        if dice.chance(150) {
+            let kind = *dice.pick(&["card", "disk"]).unwrap_or(&"disk");
+            spec.task.resources.reserve_generic.insert(kind.into(), 1);
+        }
         if dice.chance(200) {
             spec.task.placement.spread.push("node.labels.zone".into());
         }
-        spec.update = dice.chance(700).then(|| any_update(dice));
+        spec.update = (dice.chance(700) && !spec.mode.is_job()).then(|| any_update(dice));
         spec.rollback =
             dice.chance(300).then(|| UpdateConfig { failure_action: FailureAction::Pause, ..any_update(dice) });
         let networks: Vec<_> = store.networks().filter(|n| !n.spec.ingress && !n.pending_delete).collect();
@@ -257,6 +267,22 @@ impl Load {
         self.submit(world, leader, "creates a secret", created);
     }
 
+    fn rebalance(&mut self, world: &mut World, leader: usize, store: &Store) {
+        let only = if self.dice.chance(300) { None } else { self.any_of(store).map(|service| service.id.clone()) };
+        let now = world.clock(leader);
+        let found = plan::rebalance(store, only.as_ref(), now, &mut world.ids);
+        self.submit(world, leader, &format!("moves {} tasks", found.moves.len()), Ok(found.writes));
+    }
+
+    fn renew_secret(&mut self, world: &mut World, leader: usize, store: &Store) {
+        let secrets: Vec<_> = store.secrets().collect();
+        let Some(secret) = self.dice.pick(&secrets) else { return };
+        self.names += 1;
+        let spec = SecretSpec { data: format!("hush {}", self.names).into_bytes(), ..secret.spec.clone() };
+        let writes = edit::update_secret(store, &secret.id, secret.meta.version, spec);
+        self.submit(world, leader, &format!("renews secret {}", secret.spec.name), writes);
+    }
+
     fn remove_something(&mut self, world: &mut World, leader: usize, store: &Store) {
         let networks: Vec<_> = store.networks().filter(|network| !network.spec.ingress).collect();
         let away = |node: &&Arc<skep_model::node::Node>| node.status.state == NodeState::Down;
@@ -322,8 +348,10 @@ fn any_update(dice: &mut Dice) -> UpdateConfig {
 }
 
 fn scale(dice: &mut Dice, spec: &mut ServiceSpec) {
-    if let ServiceMode::Replicated { replicas } = &mut spec.mode {
-        *replicas = dice.between(0, 7);
+    match &mut spec.mode {
+        ServiceMode::Replicated { replicas } => *replicas = dice.between(0, 7),
+        ServiceMode::ReplicatedJob { total_completions, .. } => *total_completions = dice.between(0, 6),
+        ServiceMode::Global | ServiceMode::GlobalJob => {}
     }
 }
 

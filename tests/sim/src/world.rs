@@ -18,6 +18,7 @@ use skep_cluster::{Command, Write, edit};
 use skep_model::Timestamp;
 use skep_model::id::NodeId;
 use skep_model::node::{Node, NodeDescription, Platform, Role};
+use std::collections::BTreeMap;
 use std::fmt::Arguments;
 
 pub const TICK_MS: u64 = 250;
@@ -141,6 +142,8 @@ impl World {
             platform: Platform { architecture: "x86_64".into(), os: "linux".into() },
             nano_cpus: 4_000_000_000,
             memory_bytes: 4 << 30,
+            generic_resources: BTreeMap::from([("disk".to_owned(), 2)]),
+            named_resources: BTreeMap::from([("card".to_owned(), ["red".to_owned(), "blue".to_owned()].into())]),
             ..NodeDescription::default()
         };
         SimNode {

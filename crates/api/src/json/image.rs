@@ -139,6 +139,9 @@ pub(crate) struct Inspect {
     docker_version: &'static str,
     author: String,
     config: Config,
+    /// No longer in the API since 1.45. docker-compose 1.29 speaks whatever version the daemon
+    /// does and still needs it to replace a container.
+    container_config: Config,
     architecture: String,
     #[serde(skip_serializing_if = "zero")]
     variant: String,
@@ -181,6 +184,7 @@ impl Inspect {
             docker_version: "",
             author: image.author.clone(),
             config: Config::of_image(&image.config),
+            container_config: Config::of_image(&image.config),
             architecture: image.architecture.clone(),
             variant: image.variant.clone(),
             os: image.os.clone(),

@@ -14,6 +14,7 @@ pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod network;
 pub(crate) mod node;
+pub(crate) mod orchestrate;
 pub(crate) mod privileges;
 pub(crate) mod secret;
 pub(crate) mod service;

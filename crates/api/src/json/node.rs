@@ -5,9 +5,10 @@ use super::{wire, zero};
 use crate::filters::Filters;
 use serde::Serialize;
 use serde_json::{Value, json};
-use skep_model::node::{Availability, Node as Model, NodeSpec as ModelSpec, NodeState, Role};
+use skep_model::node::{Availability, Node as Model, NodeDescription, NodeSpec as ModelSpec, NodeState, Role};
+use skep_model::task::AssignedResource;
 use skep_model::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const FILTERS: [&str; 7] = ["id", "label", "membership", "name", "node.label", "engine.label", "role"];
 
@@ -146,7 +147,7 @@ impl Node {
                 resources: Resources {
                     nano_cpus: told.nano_cpus,
                     memory_bytes: told.memory_bytes,
-                    generic: write_generic(&told.generic_resources),
+                    generic: write_generic(told),
                 },
                 engine: Engine {
                     engine_version: told.engine_version.clone(),
@@ -169,10 +170,27 @@ impl Node {
     }
 }
 
-/// Countable resources as the API lists them.
-pub(crate) fn write_generic(resources: &BTreeMap<String, i64>) -> Vec<Value> {
-    let write = |(kind, value): (&String, &i64)| json!({ "DiscreteResourceSpec": { "Kind": kind, "Value": value } });
-    resources.iter().map(write).collect()
+/// What a node has, as the API lists it.
+fn write_generic(told: &NodeDescription) -> Vec<Value> {
+    let counted = told.generic_resources.iter().map(|(kind, count)| discrete(kind, *count));
+    counted.chain(told.named_resources.iter().flat_map(|(kind, names)| named(kind, names))).collect()
+}
+
+/// What a task was given, as the API lists it.
+pub(crate) fn write_assigned(resources: &BTreeMap<String, AssignedResource>) -> Vec<Value> {
+    let write = |(kind, given): (&String, &AssignedResource)| match given {
+        AssignedResource::Count(count) => vec![discrete(kind, *count)],
+        AssignedResource::Named(names) => named(kind, names),
+    };
+    resources.iter().flat_map(write).collect()
+}
+
+fn discrete(kind: &str, count: i64) -> Value {
+    json!({ "DiscreteResourceSpec": { "Kind": kind, "Value": count } })
+}
+
+fn named(kind: &str, names: &BTreeSet<String>) -> Vec<Value> {
+    names.iter().map(|name| json!({ "NamedResourceSpec": { "Kind": kind, "Value": name } })).collect()
 }
 
 /// # Errors
@@ -199,7 +217,7 @@ pub(crate) fn matches(node: &Model, filters: &Filters) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_model::node::{ManagerStatus as ModelManagerStatus, NodeDescription, NodeStatus, Platform};
+    use skep_model::node::{ManagerStatus as ModelManagerStatus, NodeStatus, Platform};
 
     fn node() -> Model {
         Model {

@@ -3,7 +3,7 @@
 use super::config::Healthcheck;
 use super::host_config::Ulimit;
 use super::mount::{Driver, Mount};
-use super::swarm::Meta;
+use super::swarm::{Meta, Version};
 use super::{Empty, wire, zero};
 use serde::Serialize;
 use serde_json::Value;
@@ -322,7 +322,7 @@ pub(crate) struct Service {
     #[serde(rename = "ServiceStatus", skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<ServiceStatus>,
     #[serde(rename = "JobStatus", skip_serializing_if = "Option::is_none")]
-    pub(crate) job_status: Option<Value>,
+    pub(crate) job_status: Option<JobStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -353,6 +353,13 @@ pub(crate) struct UpdateStatus {
     pub(crate) completed_at: Option<String>,
     #[serde(skip_serializing_if = "zero")]
     pub(crate) message: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct JobStatus {
+    pub(crate) job_iteration: Version,
+    pub(crate) last_execution: String,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]

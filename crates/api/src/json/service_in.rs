@@ -14,6 +14,15 @@ use skep_model::{Error, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+fn invalid(text: &str) -> Error {
+    Error::invalid(format!("rpc error: code = InvalidArgument desc = {text}"))
+}
+
+/// A duration of the task template, in the words of the swarm.
+fn task_duration(what: &str, nanos: i64) -> Result<Duration> {
+    duration(&format!("rpc error: code = InvalidArgument desc = TaskSpec: {what}"), nanos)
+}
+
 impl ServiceSpec {
     /// # Errors
     /// The first field that is malformed or unsupported.
@@ -72,12 +81,13 @@ impl UpdateConfig {
         };
         // NaN is neither.
         if !(0.0..=1.0).contains(&self.max_failure_ratio) {
-            return Err(Error::invalid(format!("{what}-maxfailureratio cannot be less than 0 or bigger than 1")));
+            let text = format!("TaskSpec: {what}-maxfailureratio cannot be less than 0 or bigger than 1");
+            return Err(invalid(&text));
         }
-        let monitor = duration("Monitor", self.monitor)?;
+        let monitor = task_duration(&format!("{what}-monitor"), self.monitor)?;
         Ok(model::UpdateConfig {
             parallelism: self.parallelism,
-            delay: duration("Delay", self.delay)?,
+            delay: task_duration(&format!("{what}-delay"), self.delay)?,
             failure_action,
             monitor: if monitor.is_zero() { model::UpdateConfig::default().monitor } else { monitor },
             max_failure_ratio: self.max_failure_ratio,
@@ -152,12 +162,16 @@ impl Resources {
         let reservations = self.reservations.unwrap_or_default();
         let mut reserve_generic = BTreeMap::new();
         for resource in reservations.generic_resources {
-            refuse(&[("NamedResourceSpec", resource.named_resource_spec.is_some())])?;
+            if resource.named_resource_spec.is_some() {
+                return Err(invalid("only discrete generic resources can be reserved"));
+            }
             let discrete = resource.discrete_resource_spec.unwrap_or_default();
             if discrete.kind.is_empty() || discrete.value < 0 {
-                return Err(Error::invalid("invalid generic resource: it needs a kind and a count"));
+                return Err(invalid("a generic resource needs a kind and a count"));
             }
-            reserve_generic.insert(discrete.kind, discrete.value);
+            if reserve_generic.insert(discrete.kind.clone(), discrete.value).is_some() {
+                return Err(invalid(&format!("generic resource {} is reserved twice", discrete.kind)));
+            }
         }
         Ok(model::TaskResources {
             limit_nano_cpus: limits.nano_cpus,
@@ -181,13 +195,13 @@ impl RestartPolicy {
         let default = model::RestartConfig::default();
         let or = |what: &str, nanos: Option<i64>, default: Duration| match nanos {
             None => Ok(default),
-            Some(nanos) => duration(what, nanos),
+            Some(nanos) => task_duration(what, nanos),
         };
         Ok(model::RestartConfig {
             condition,
-            delay: or("RestartPolicy.Delay", self.delay, default.delay)?,
+            delay: or("restart-delay", self.delay, default.delay)?,
             max_attempts: self.max_attempts.unwrap_or(default.max_attempts),
-            window: or("RestartPolicy.Window", self.window, default.window)?,
+            window: or("restart-window", self.window, default.window)?,
         })
     }
 }

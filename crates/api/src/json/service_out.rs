@@ -7,11 +7,11 @@ use super::host_config::Ulimit;
 use super::mount::{Driver, Mount};
 use super::service::{
     ConfigReference, ContainerSpec, DiscreteResource, DnsConfig, Endpoint, EndpointSpec, FileTarget, GenericResource,
-    Limits, Mode, NetworkAttachment, Placement, Platform, PortConfig, Preference, Privileges, Replicated,
+    JobStatus, Limits, Mode, NetworkAttachment, Placement, Platform, PortConfig, Preference, Privileges, Replicated,
     ReplicatedJob, Reservations, Resources, RestartPolicy, SecretReference, Service, ServiceSpec, ServiceStatus,
     Spread, TaskSpec, UpdateConfig, UpdateStatus, VirtualIp,
 };
-use super::swarm::Meta;
+use super::swarm::{Meta, Version};
 use super::{Empty, nanos};
 use skep_model::service as model;
 use skep_model::task::{Task, TaskState};
@@ -38,7 +38,7 @@ impl Service {
             endpoint: Endpoint::of(&service.endpoint),
             update_status: service.update_status.as_ref().map(UpdateStatus::of),
             status,
-            job_status: None,
+            job_status: service.job_status.as_ref().map(JobStatus::of),
         }
     }
 }
@@ -47,20 +47,33 @@ impl ServiceStatus {
     /// `tasks` are the service's own.
     pub(crate) fn of<'a>(service: &model::Service, tasks: impl Iterator<Item = &'a Task>) -> Self {
         let (mut running_tasks, mut wanted, mut completed_tasks) = (0, 0, 0);
-        for task in tasks {
+        // Those of a job's earlier runs do not count.
+        let iteration = service.job_status.map(|status| status.iteration);
+        for task in tasks.filter(|task| iteration.is_none() || task.job_iteration == iteration) {
+            let complete = task.status.state == TaskState::Complete;
             running_tasks += u64::from(task.status.state == TaskState::Running);
-            completed_tasks += u64::from(task.status.state == TaskState::Complete);
-            wanted += u64::from(matches!(task.desired_state, TaskState::Running | TaskState::Complete));
+            completed_tasks += u64::from(complete);
+            let counts = task.desired_state == TaskState::Running
+                || (task.desired_state == TaskState::Complete && !complete)
+                || (iteration.is_some() && task.is_wanted());
+            wanted += u64::from(counts);
         }
-        let job = matches!(service.spec.mode, model::ServiceMode::ReplicatedJob { .. } | model::ServiceMode::GlobalJob);
         let desired_tasks = match service.spec.mode {
             model::ServiceMode::Replicated { replicas } => replicas,
             model::ServiceMode::Global | model::ServiceMode::GlobalJob => wanted,
-            model::ServiceMode::ReplicatedJob { max_concurrent, total_completions } => {
-                max_concurrent.min(total_completions.saturating_sub(completed_tasks))
-            }
+            model::ServiceMode::ReplicatedJob { max_concurrent, .. } => max_concurrent,
         };
+        let job = service.spec.mode.is_job();
         Self { running_tasks, desired_tasks, completed_tasks: if job { completed_tasks } else { 0 } }
+    }
+}
+
+impl JobStatus {
+    fn of(status: &model::JobStatus) -> Self {
+        Self {
+            job_iteration: Version { index: status.iteration },
+            last_execution: status.last_execution.to_rfc3339(),
+        }
     }
 }
 
@@ -80,8 +93,11 @@ impl ServiceSpec {
 
     fn insert_defaults(&mut self) {
         let update = || Some(UpdateConfig::of(&model::UpdateConfig::default()));
-        self.update_config = self.update_config.take().or_else(update);
-        self.rollback_config = self.rollback_config.take().or_else(update);
+        // A job has neither.
+        if self.mode.replicated_job.is_none() && self.mode.global_job.is_none() {
+            self.update_config = self.update_config.take().or_else(update);
+            self.rollback_config = self.rollback_config.take().or_else(update);
+        }
         if let Some(container) = &mut self.task_template.container_spec {
             container.stop_grace_period.get_or_insert_with(|| nanos(STOP_GRACE_DEFAULT));
         }

@@ -126,7 +126,15 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     check(with("/TaskTemplate/RestartPolicy/Condition", json!("maybe")), ErrorKind::InvalidArgument);
     check(with("/TaskTemplate/Resources", json!({"SwapBytes": 5})), ErrorKind::NotImplemented);
     let named = json!({"Reservations": {"GenericResources": [{"NamedResourceSpec": {"Kind": "gpu", "Value": "u1"}}]}});
-    check(with("/TaskTemplate/Resources", named), ErrorKind::NotImplemented);
+    check(with("/TaskTemplate/Resources", named), ErrorKind::InvalidArgument);
+    let text = |pointer: &str, value: Value| read(with(pointer, value)).unwrap_err().message;
+    let prefix = "rpc error: code = InvalidArgument desc = TaskSpec:";
+    assert_eq!(
+        text("/TaskTemplate/RestartPolicy/Delay", json!(-1)),
+        format!("{prefix} restart-delay cannot be negative")
+    );
+    assert_eq!(text("/UpdateConfig/Delay", json!(-1)), format!("{prefix} update-delay cannot be negative"));
+    assert_eq!(text("/UpdateConfig/Monitor", json!(-1)), format!("{prefix} update-monitor cannot be negative"));
 }
 
 #[test]
@@ -158,4 +166,23 @@ fn tasks_are_counted_by_mode() {
     assert_eq!(count(model::ServiceMode::Replicated { replicas: 5 }), (1, 5, 0));
     assert_eq!(count(model::ServiceMode::Global), (1, 2, 0));
     assert_eq!(count(model::ServiceMode::ReplicatedJob { max_concurrent: 2, total_completions: 3 }), (1, 2, 1));
+}
+
+#[test]
+fn only_the_present_run_of_a_job_is_counted() {
+    let task = |state, iteration| {
+        let mut task =
+            Task { desired_state: TaskState::Complete, job_iteration: Some(iteration), ..Task::default() };
+        task.status.state = state;
+        task
+    };
+    let tasks =
+        [task(TaskState::Complete, 0), task(TaskState::Complete, 1), task(TaskState::Running, 1), task(TaskState::New, 1)];
+    let mut service = model::Service { job_status: Some(model::JobStatus { iteration: 1, ..Default::default() }), ..Default::default() };
+    service.spec.mode = model::ServiceMode::GlobalJob;
+    let status = ServiceStatus::of(&service, tasks.iter());
+    assert_eq!((status.running_tasks, status.desired_tasks, status.completed_tasks), (1, 2, 1));
+    let wire = serde_json::to_value(Service::of(&service, true, None)).unwrap();
+    assert_eq!(wire["JobStatus"], json!({"JobIteration": {"Index": 1}, "LastExecution": "0001-01-01T00:00:00Z"}));
+    assert!(wire["Spec"].get("UpdateConfig").is_none());
 }

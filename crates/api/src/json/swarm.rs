@@ -24,8 +24,8 @@ pub(crate) struct Meta {
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Version {
-    index: u64,
+pub(crate) struct Version {
+    pub(crate) index: u64,
 }
 
 impl Meta {

@@ -1,8 +1,9 @@
 //! Tasks.
 
 use super::network::TaskNetwork;
+use super::node::write_assigned;
 use super::service::{PortConfig, TaskSpec};
-use super::swarm::Meta;
+use super::swarm::{Meta, Version};
 use super::zero;
 use crate::filters::Filters;
 use serde::Serialize;
@@ -38,6 +39,10 @@ pub(crate) struct Task {
     desired_state: &'static str,
     #[serde(rename = "NetworksAttachments", skip_serializing_if = "Vec::is_empty")]
     attachments: Vec<Value>,
+    #[serde(rename = "GenericResources", skip_serializing_if = "Vec::is_empty")]
+    generic_resources: Vec<Value>,
+    #[serde(rename = "JobIteration", skip_serializing_if = "Option::is_none")]
+    job_iteration: Option<Version>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,11 +73,13 @@ impl Task {
             labels: Map::new(),
             spec: TaskSpec::of(&task.spec),
             service_id: task.service_id.to_string(),
-            slot: task.slot,
+            slot: task.public_slot(),
             node_id: task.node_id.to_string(),
             status: Status::of(&task.status),
             desired_state: task.desired_state.as_str(),
             attachments: attachments.collect(),
+            generic_resources: write_assigned(&task.resources),
+            job_iteration: task.job_iteration.map(|index| Version { index }),
         }
     }
 }

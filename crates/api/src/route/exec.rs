@@ -42,39 +42,36 @@ pub(crate) async fn start(
         Err(error) => return Err(Error::invalid(format!("cannot read the request body: {error}")).into()),
     };
     let wish: ExecStart = if body.is_empty() { ExecStart::default() } else { decode(&body)? };
-    let keys = DetachKeys::parse(&backend.engine.exec_inspect(&id)?.config.detach_keys)?;
-    let started = backend.engine.exec_start(&id, wish.detach, wish.console_size.unwrap_or_default()).await;
-    let attached = match started {
-        Err(error) if !wish.detach && ended(&backend, &id) => Some(told_as_output(&backend, &id, &error)?),
-        other => other?,
-    };
-    match attached {
-        None => Ok(StatusCode::OK.into_response()),
-        Some(mut attached) => {
-            if !upgrading {
-                // The whole body was the wish: there is no input to come.
-                attached.input = None;
-            }
-            let request = Request::from_parts(parts, Body::empty());
-            Ok(converse(request, Conversation { attached, keys, version }))
-        }
+    let config = backend.engine.exec_inspect(&id)?.config;
+    let keys = DetachKeys::parse(&config.detach_keys)?;
+    let size = wish.console_size.unwrap_or_default();
+    if wish.detach {
+        backend.engine.exec_start(&id, true, size).await?;
+        return Ok(StatusCode::OK.into_response());
     }
-}
-
-/// The command itself could not be started; the exec is over.
-fn ended(backend: &Backend, id: &str) -> bool {
-    backend.engine.exec_inspect(id).is_ok_and(|exec| exec.exit_code.is_some())
+    let conversation = Conversation { tty: config.tty, keys, version };
+    let process = async move {
+        let mut attached = match backend.engine.exec_start(&id, false, size).await {
+            Ok(Some(attached)) => attached,
+            Ok(None) => told_as_output(config.tty, ""),
+            Err(error) => told_as_output(config.tty, &format!("{error}\r\n")),
+        };
+        if !upgrading {
+            // The whole body was the wish: there is no input to come.
+            attached.input = None;
+        }
+        attached
+    };
+    Ok(converse(Request::from_parts(parts, Body::empty()), conversation, process).await)
 }
 
 /// Clients expect a stream here whatever happens: they print what it says and take the
 /// exit code from `inspect`.
-fn told_as_output(backend: &Backend, id: &str, error: &Error) -> Result<Attached, Error> {
-    let tty = backend.engine.exec_inspect(id)?.config.tty;
+fn told_as_output(tty: bool, text: &str) -> Attached {
     let (sender, output) = mpsc::channel(1);
-    let data = Bytes::from(format!("{error}\r\n"));
     // The channel has room for the one piece that is ever sent.
-    let _ = sender.try_send(Chunk { stream: Stream::Stdout, data });
-    Ok(Attached { tty, output, input: None })
+    let _ = sender.try_send(Chunk { stream: Stream::Stdout, data: Bytes::copy_from_slice(text.as_bytes()) });
+    Attached { tty, output, input: None }
 }
 
 pub(crate) async fn inspect(State(backend): State<Backend>, Name(id): Name) -> Reply {

@@ -7,7 +7,6 @@ use crate::request::{Json, Name, Query};
 use axum::extract::State;
 use axum::response::IntoResponse;
 use http::StatusCode;
-use skep_model::{Error, Result};
 
 pub(crate) async fn secrets(State(backend): State<Backend>, query: Query) -> Reply {
     let filters = query.filters(&FILTERS)?;
@@ -30,19 +29,16 @@ pub(crate) async fn remove_secret(State(backend): State<Backend>, Name(name): Na
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Only labels may change. `stack deploy` sends an update for every secret it finds, so
-/// one that changes nothing must succeed.
+/// Labels change; content changes when it is given and differs, and then the services that
+/// use it are started anew.
 pub(crate) async fn update_secret(
     State(backend): State<Backend>,
     Name(name): Name,
     query: Query,
     Json(body): Json<Body>,
 ) -> Reply {
-    let secret = backend.swarm.control()?.secret(&name)?;
-    let wanted = body.into_secret()?;
-    check_version(query.object_version()?, secret.meta.version)?;
-    let same = secret.spec.name == wanted.name && (wanted.data.is_empty() || wanted.data == secret.spec.data);
-    check_update("secret", same, secret.spec.labels == wanted.labels)?;
+    let control = backend.swarm.control()?;
+    control.update_secret(&name, query.object_version()?, body.into_secret()?).await?;
     Ok(StatusCode::OK.into_response())
 }
 
@@ -67,45 +63,14 @@ pub(crate) async fn remove_config(State(backend): State<Backend>, Name(name): Na
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// As [`update_secret`].
 pub(crate) async fn update_config(
     State(backend): State<Backend>,
     Name(name): Name,
     query: Query,
     Json(body): Json<Body>,
 ) -> Reply {
-    let config = backend.swarm.control()?.config(&name)?;
-    let wanted = body.into_config()?;
-    check_version(query.object_version()?, config.meta.version)?;
-    let same = config.spec.name == wanted.name && (wanted.data.is_empty() || wanted.data == config.spec.data);
-    check_update("config", same, config.spec.labels == wanted.labels)?;
+    let control = backend.swarm.control()?;
+    control.update_config(&name, query.object_version()?, body.into_config()?).await?;
     Ok(StatusCode::OK.into_response())
-}
-
-fn check_version(asked: u64, present: u64) -> Result<()> {
-    if asked == present {
-        return Ok(());
-    }
-    Err(Error::internal("rpc error: code = Unknown desc = update out of sequence"))
-}
-
-fn check_update(kind: &str, same_content: bool, same_labels: bool) -> Result<()> {
-    if !same_content {
-        return Err(Error::invalid("rpc error: code = InvalidArgument desc = only updates to Labels are allowed"));
-    }
-    if !same_labels {
-        return Err(Error::not_implemented(format!("changing the labels of a {kind} is not supported yet")));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_update_that_changes_nothing_succeeds() {
-        assert!(check_update("secret", true, true).is_ok());
-        assert!(check_update("secret", false, true).is_err() && check_update("secret", true, false).is_err());
-        assert!(check_version(3, 3).is_ok() && check_version(2, 3).is_err());
-    }
 }

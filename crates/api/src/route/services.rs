@@ -63,6 +63,9 @@ pub(crate) async fn inspect(State(backend): State<Backend>, Name(name): Name, qu
 pub(crate) async fn create(State(backend): State<Backend>, headers: HeaderMap, Json(body): Json<ServiceSpec>) -> Reply {
     let control = backend.swarm.control()?;
     let mut spec = body.into_model()?;
+    if spec.name.is_empty() {
+        spec.name = skep_engine::container::random_name();
+    }
     spec.task.container.pull_auth = pull_auth(&headers)?.unwrap_or_default();
     let id = control.create_service(spec).await?;
     Ok(json_reply(StatusCode::CREATED, &json!({ "ID": id })))

@@ -31,7 +31,8 @@ pub(crate) async fn attach(
         stream: query.flag("stream"),
     };
     let attached = backend.engine.attach(&name, options).await?;
-    Ok(converse(request, Conversation { attached, keys, version }))
+    let conversation = Conversation { tty: attached.tty, keys, version };
+    Ok(converse(request, conversation, std::future::ready(attached)).await)
 }
 
 pub(crate) async fn logs(

@@ -28,6 +28,14 @@ pub(crate) async fn version() -> Reply {
     ok(&Version::of(&Machine::read()))
 }
 
+const LEADERLESS_WARNING: &str = "WARNING: The swarm does not have a leader. What this node knows of the swarm may be \
+                                  stale, and it cannot be changed";
+/// The reference's words and lines.
+const TWO_MANAGERS_WARNING: &str = "WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance.";
+
 pub(crate) async fn info(State(backend): State<Backend>) -> Reply {
     let machine = Machine::read();
     let mut warnings = Vec::new();
@@ -47,11 +55,13 @@ pub(crate) async fn info(State(backend): State<Backend>) -> Reply {
     if !machine.swap_accounting {
         warnings.push("WARNING: No swap limit support".into());
     }
+    let swarm = swarm_section(&backend);
+    warnings.extend(swarm_warnings(&backend, swarm.managers).map(str::to_owned));
     let facts = InfoFacts {
         system: &backend.system,
         machine: &machine,
         counts: count(&backend),
-        swarm: swarm_section(&backend),
+        swarm,
         balancer,
         warnings,
         now: crate::json::now(),
@@ -69,6 +79,13 @@ fn count(backend: &Backend) -> Counts {
         }
     }
     counts
+}
+
+/// What whoever relies on this swarm should know.
+fn swarm_warnings(backend: &Backend, managers: usize) -> impl Iterator<Item = &'static str> {
+    let leaderless = backend.swarm.control().is_ok_and(|control| control.check_leader().is_err());
+    let stale = leaderless.then_some(LEADERLESS_WARNING);
+    stale.into_iter().chain((managers == 2).then_some(TWO_MANAGERS_WARNING))
 }
 
 fn swarm_section(backend: &Backend) -> SwarmSection {

@@ -1,6 +1,6 @@
 //! Verbs on containers that need no attached terminal.
 
-use super::{for_each, inspect_kind, process};
+use super::{container_files, container_tune, copy, for_each, inspect_kind, process};
 use crate::client::{filters, query, segment};
 use crate::flags::container::{Container, Kill, Logs, Port, Ps, Rename, Rm, Stop, Top};
 use crate::format::{Listing, table, text};
@@ -13,6 +13,12 @@ use std::fmt::Write as _;
 pub(crate) async fn dispatch(client: &Client, verb: Container) -> Outcome {
     match verb {
         Container::Attach(flags) => process::attach(client, &flags).await,
+        Container::Commit(flags) => container_files::commit(client, &flags).await,
+        Container::Cp(flags) => copy::cp(client, &flags).await,
+        Container::Diff(flags) => container_files::diff(client, &flags).await,
+        Container::Export(flags) => container_files::export(client, &flags).await,
+        Container::Stats(flags) => container_tune::stats(client, &flags).await,
+        Container::Update(flags) => container_tune::update(client, &flags).await,
         Container::Create(flags) => process::create(client, *flags).await,
         Container::Exec(flags) => process::exec(client, flags).await,
         Container::Inspect(flags) => inspect_kind(client, &flags.names, &flags.format, "/containers/{}/json").await,

@@ -1,10 +1,17 @@
 //! What the verbs do: one file a noun. Each builds a request, shows the answer, decides nothing.
 
 mod container;
+mod container_files;
+mod container_tune;
+mod copy;
+mod copy_paths;
 mod create;
+mod disk;
 mod image;
 mod login;
+mod manual;
 mod network;
+mod orchestrate;
 mod node;
 mod process;
 mod registry;
@@ -15,6 +22,7 @@ mod service_pretty;
 mod service_progress;
 mod service_spec;
 mod service_update;
+mod stack;
 mod swarm;
 mod system;
 mod task;
@@ -32,6 +40,12 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Attach(flags) => process::attach(client, &flags).await,
         Verb::Start(flags) => process::start(client, &flags).await,
         Verb::Create(flags) => process::create(client, *flags).await,
+        Verb::Commit(flags) => container_files::commit(client, &flags).await,
+        Verb::Cp(flags) => copy::cp(client, &flags).await,
+        Verb::Diff(flags) => container_files::diff(client, &flags).await,
+        Verb::Export(flags) => container_files::export(client, &flags).await,
+        Verb::Stats(flags) => container_tune::stats(client, &flags).await,
+        Verb::Update(flags) => container_tune::update(client, &flags).await,
         Verb::Ps(flags) => container::list(client, &flags).await,
         Verb::Kill(flags) => container::kill(client, &flags).await,
         Verb::Logs(flags) => container::logs(client, &flags).await,
@@ -63,6 +77,7 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Swarm(verb) => swarm::dispatch(client, verb).await,
         Verb::Node(verb) => node::dispatch(client, verb).await,
         Verb::Service(verb) => service::dispatch(client, verb).await,
+        Verb::Stack(verb) => stack::dispatch(client, verb).await,
         Verb::Secret(verb) => secret::secrets(client, verb).await,
         Verb::Config(verb) => secret::configs(client, verb).await,
         Verb::System(verb) => system::dispatch(client, verb).await,
@@ -71,9 +86,10 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Events(flags) => system::events(client, &flags).await,
         Verb::Inspect(flags) => system::inspect(client, &flags).await,
         Verb::Completion(flags) => {
-            system::completion(flags.shell);
+            manual::completion(flags.shell);
             Ok(())
         }
+        Verb::Man(flags) => manual::man(&flags.folder),
     }
 }
 

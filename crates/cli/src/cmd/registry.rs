@@ -98,7 +98,7 @@ pub(crate) fn auth_header(image: &str) -> Vec<(&'static str, String)> {
 }
 
 /// What `login` stored for the image's registry, as the header wants it.
-fn credentials(image: &str) -> Option<String> {
+pub(crate) fn credentials(image: &str) -> Option<String> {
     let reference = skep_model::image::Reference::parse(image).ok()?;
     let folder = std::env::var_os("DOCKER_CONFIG")
         .map(std::path::PathBuf::from)

@@ -27,6 +27,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Service) -> Outcome {
         Service::Logs(flags) => super::service_logs::logs(client, &flags).await,
         Service::Ls(flags) => list(client, &flags).await,
         Service::Ps(flags) => tasks(client, &flags).await,
+        Service::Rebalance(flags) => super::orchestrate::rebalance(client, &flags).await,
         Service::Rm(names) => {
             for_each(&names.names, |name| async move {
                 client.delete(&format!("/services/{}", segment(name))).await?;
@@ -37,6 +38,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Service) -> Outcome {
         Service::Rollback(flags) => rollback(client, &flags).await,
         Service::Scale(flags) => scale(client, &flags).await,
         Service::Update(flags) => update(client, &flags).await,
+        Service::Why(flags) => super::orchestrate::why(client, &flags).await,
     }
 }
 
@@ -70,7 +72,7 @@ fn registry_auth(spec: &Value, wanted: bool) -> Vec<(&'static str, String)> {
 }
 
 /// Replaces the image's tag by the digest its registry knows, so that all nodes run the same.
-async fn pin(client: &Client, spec: &mut Value) -> Outcome {
+pub(crate) async fn pin(client: &Client, spec: &mut Value) -> Outcome {
     let image = super::registry::with_tag(&image_of(spec));
     if image.contains('@') {
         return Ok(());
@@ -90,7 +92,7 @@ async fn pin(client: &Client, spec: &mut Value) -> Outcome {
     Ok(())
 }
 
-fn warn(answer: &Value) {
+pub(crate) fn warn(answer: &Value) {
     for warning in answer["Warnings"].as_array().into_iter().flatten() {
         eprintln!("{}", text(warning));
     }
@@ -137,10 +139,8 @@ async fn scale(client: &Client, flags: &Scale) -> Outcome {
             .parse()
             .map_err(|_| anyhow!("{name}: invalid replicas value {replicas}: it must be a whole number"))?;
         let (id, version, mut spec) = read(client, name).await?;
-        if spec["Mode"]["Replicated"].is_null() {
-            return Err(anyhow!("{name}: scale can only be used with replicated or replicated-job mode").into());
-        }
-        spec["Mode"]["Replicated"]["Replicas"] = count.into();
+        service_update::set_count(&mut spec, count)
+            .ok_or_else(|| anyhow!("{name}: scale can only be used with replicated or replicated-job mode"))?;
         warn(&client.post(&format!("/services/{id}/update{}", query(&[("version", &version)])), spec).await?);
         println!("{name} scaled to {count}");
         scaled.push(id);
@@ -156,9 +156,16 @@ async fn scale(client: &Client, flags: &Scale) -> Outcome {
 async fn list(client: &Client, flags: &ListFlags) -> Outcome {
     let options = query(&[("status", "true"), ("filters", &filters(&flags.filter)?)]);
     let answer = client.get(&format!("/services{options}")).await?;
-    let mut services: Vec<&Value> = answer.as_array().into_iter().flatten().collect();
+    print(answer.as_array().cloned().unwrap_or_default(), flags)
+}
+
+/// Prints services by name, for `service ls` and `stack services`.
+///
+/// # Errors
+/// A malformed template.
+pub(crate) fn print(mut services: Vec<Value>, flags: &ListFlags) -> Outcome {
     services.sort_by(|a, b| task::natural(&text(&a["Spec"]["Name"]), &text(&b["Spec"]["Name"])));
-    let rows = services.into_iter().map(|service| row(service, flags.no_trunc)).collect();
+    let rows = services.iter().map(|service| row(service, flags.no_trunc)).collect();
     let columns = [
         ("ID", "ID"),
         ("Name", "NAME"),
@@ -173,9 +180,14 @@ async fn list(client: &Client, flags: &ListFlags) -> Outcome {
 fn row(service: &Value, whole: bool) -> Value {
     let (spec, status) = (&service["Spec"], &service["ServiceStatus"]);
     let mode = mode(&spec["Mode"]);
-    let mut replicas =
-        format!("{}/{}", status["RunningTasks"].as_u64().unwrap_or(0), status["DesiredTasks"].as_u64().unwrap_or(0));
-    if let Some(limit) = spec["TaskTemplate"]["Placement"]["MaxReplicas"].as_u64().filter(|n| *n > 0) {
+    let count = |field: &str| status[field].as_u64().unwrap_or(0);
+    let (desired, completed) = (count("DesiredTasks"), count("CompletedTasks"));
+    let mut replicas = format!("{}/{desired}", count("RunningTasks"));
+    if let Some(total) = spec["Mode"]["ReplicatedJob"]["TotalCompletions"].as_u64() {
+        replicas.push_str(&format!(" ({completed}/{total} completed)"));
+    } else if mode == "global job" {
+        replicas.push_str(&format!(" ({completed}/{} completed)", desired + completed));
+    } else if let Some(limit) = spec["TaskTemplate"]["Placement"]["MaxReplicas"].as_u64().filter(|n| *n > 0) {
         replicas.push_str(&format!(" (max {limit} per node)"));
     }
     let image = text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]);
@@ -226,5 +238,16 @@ mod tests {
             (&json!("2/3"), &json!("*:8080->80/tcp"), &json!("whoami:latest"))
         );
         assert_eq!(mode(&json!({"Global": {}})), "global");
+    }
+
+    #[test]
+    fn a_jobs_row_shows_what_is_completed() {
+        let service = |mode: Value| {
+            json!({"Spec": {"Mode": mode, "TaskTemplate": {"Placement": {"MaxReplicas": 1}}},
+                   "ServiceStatus": {"RunningTasks": 1, "DesiredTasks": 2, "CompletedTasks": 3}})
+        };
+        let job = service(json!({"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 5}}));
+        assert_eq!(row(&job, false)["Replicas"], "1/2 (3/5 completed)");
+        assert_eq!(row(&service(json!({"GlobalJob": {}})), false)["Replicas"], "1/2 (3/5 completed)");
     }
 }

@@ -25,6 +25,10 @@ pub(crate) async fn print(client: &Client, service: &Value) -> Outcome {
     if let Some(replicas) = spec["Mode"]["Replicated"]["Replicas"].as_u64() {
         println!(" Replicas:\t{replicas}");
     }
+    let job = &spec["Mode"]["ReplicatedJob"];
+    if !job.is_null() {
+        println!(" Max Concurrent:\t{}\n Total Completions:\t{}", job["MaxConcurrent"], job["TotalCompletions"]);
+    }
     update_status(&service["UpdateStatus"]);
     println!("Placement:");
     let constraints: Vec<String> =

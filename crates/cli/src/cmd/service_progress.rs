@@ -21,6 +21,8 @@ struct Look {
     running: usize,
     /// Slot to (bar position, state or error).
     slots: BTreeMap<String, (u64, String)>,
+    /// Tasks of a job that are under way; `None` for other services, which have to stay up.
+    active: Option<usize>,
     /// An update that paused or rolled back: nothing more to wait for.
     ended: Option<String>,
 }
@@ -48,14 +50,23 @@ pub(crate) async fn converge(client: &Client, id: &str, quiet: bool) -> Outcome 
         if let Some(message) = &look.ended {
             return Err(anyhow!("service {}: {message}", text(&service["Spec"]["Name"])).into());
         }
-        let line = format!("overall progress: {} out of {} tasks", look.running, look.wanted);
+        let line = look.line();
         match &display {
             Some(display) => display.show(&line, &look),
             None if !quiet && line != told => println!("{line}"),
             None => {}
         }
         told = line;
-        if look.running < look.wanted {
+        // What is done stays done: a job needs no time to prove itself.
+        if look.active.is_some() && look.wanted > 0 && look.running >= look.wanted {
+            match &display {
+                Some(display) => display.verify("job complete"),
+                None if !quiet => println!("job complete"),
+                None => {}
+            }
+            return Ok(());
+        }
+        if look.running < look.wanted || look.active.is_some() {
             stable_since = None;
         } else {
             let since = *stable_since.get_or_insert_with(Instant::now);
@@ -87,7 +98,49 @@ fn active_nodes(nodes: &Value) -> usize {
         .count()
 }
 
+impl Look {
+    fn line(&self) -> String {
+        match self.active {
+            None => format!("overall progress: {} out of {} tasks", self.running, self.wanted),
+            Some(_) if self.wanted == 0 => "job progress: waiting for tasks".into(),
+            Some(active) => {
+                format!("job progress: {} out of {} complete, {active} active", self.running, self.wanted)
+            }
+        }
+    }
+}
+
+/// Each slot's task of a job's present run. `running` counts those that are complete.
+fn look_at_job(service: &Value, tasks: &Value) -> Look {
+    let index = |of: &Value| of["JobIteration"]["Index"].as_u64().unwrap_or(0);
+    let run = index(&service["JobStatus"]);
+    let total = service["Spec"]["Mode"]["ReplicatedJob"]["TotalCompletions"].as_u64();
+    let mut slots: BTreeMap<String, (u64, String)> = BTreeMap::new();
+    for task in tasks.as_array().into_iter().flatten() {
+        if task["JobIteration"].is_null() || index(task) != run {
+            continue;
+        }
+        let slot = match total {
+            Some(_) => format!("{:09}", task["Slot"].as_u64().unwrap_or(0)),
+            None => text(&task["NodeID"]),
+        };
+        let state = task["Status"]["State"].as_str().unwrap_or_default();
+        let complete = slots.get(&slot).is_some_and(|(_, state)| state == "complete");
+        let present = matches!(task["DesiredState"].as_str(), Some("complete" | "ready" | "accepted" | "running"));
+        if state == "complete" || (present && !complete) {
+            let error = text(&task["Status"]["Err"]);
+            slots.insert(slot, (position(state), if error.is_empty() { state.to_owned() } else { error }));
+        }
+    }
+    let completed = slots.values().filter(|(_, state)| state == "complete").count();
+    let wanted = total.map_or(slots.len(), |total| usize::try_from(total).unwrap_or(usize::MAX));
+    Look { wanted, running: completed, active: Some(slots.len() - completed), slots, ended: None }
+}
+
 fn look(service: &Value, tasks: &Value, active_nodes: usize) -> Look {
+    if service["JobStatus"].is_object() {
+        return look_at_job(service, tasks);
+    }
     let update = &service["UpdateStatus"];
     let ended =
         matches!(update["State"].as_str(), Some("paused" | "rollback_paused")).then(|| text(&update["Message"]));
@@ -112,12 +165,14 @@ fn look(service: &Value, tasks: &Value, active_nodes: usize) -> Look {
         None if global => active_nodes.max(slots.len()),
         None => slots.len(),
     };
-    Look { wanted, running, slots, ended }
+    Look { wanted, running, active: None, slots, ended }
 }
 
-/// Nine steps from new to running.
+/// Nine steps from new to running, and one more for a job's task.
 fn position(state: &str) -> u64 {
-    let order = ["new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running"];
+    let order = [
+        "new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running", "complete",
+    ];
     order.iter().position(|name| *name == state).map_or(0, |at| at as u64 + 1)
 }
 
@@ -149,7 +204,8 @@ impl Display {
         }
         for (number, (slot, (position, state))) in look.slots.iter().enumerate() {
             let bar = slots.entry(slot.clone()).or_insert_with(|| {
-                let bar = self.bars.insert_before(&self.verify, ProgressBar::new(9));
+                let steps = if look.active.is_some() { 10 } else { 9 };
+                let bar = self.bars.insert_before(&self.verify, ProgressBar::new(steps));
                 let style = ProgressStyle::with_template("{prefix}: {msg:9} [{bar:50}]");
                 bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
                 bar
@@ -191,6 +247,21 @@ mod tests {
         let look = look(&service, &tasks, 0);
         assert_eq!((look.wanted, look.running), (2, 1));
         assert_eq!(look.slots["000000002"], (3, "no suitable node".into()));
+    }
+
+    #[test]
+    fn a_look_at_a_job_counts_what_is_complete_in_this_run() {
+        let service = json!({"Spec": {"Mode": {"ReplicatedJob": {"TotalCompletions": 3, "MaxConcurrent": 2}}},
+            "JobStatus": {"JobIteration": {"Index": 1}}});
+        let tasks = json!([
+            {"JobIteration": {"Index": 0}, "Slot": 2, "DesiredState": "shutdown", "Status": {"State": "complete"}},
+            {"JobIteration": {"Index": 1}, "DesiredState": "complete", "Status": {"State": "complete"}},
+            {"JobIteration": {"Index": 1}, "Slot": 1, "DesiredState": "shutdown", "Status": {"State": "failed"}},
+            {"JobIteration": {"Index": 1}, "Slot": 1, "DesiredState": "complete", "Status": {"State": "running"}},
+        ]);
+        let look = look(&service, &tasks, 0);
+        assert_eq!((look.wanted, look.running, look.active), (3, 1, Some(1)));
+        assert_eq!(look.line(), "job progress: 1 out of 3 complete, 1 active");
     }
 
     #[test]

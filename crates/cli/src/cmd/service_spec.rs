@@ -38,14 +38,41 @@ pub(crate) fn spec(flags: &Create) -> Result<Value> {
     if flags.words.len() > 1 {
         spec["TaskTemplate"]["ContainerSpec"]["Args"] = flags.words[1..].into();
     }
+    let reserved = generic_resources(&flags.generic_resource)?;
+    if !reserved.is_empty() {
+        spec["TaskTemplate"]["Resources"]["Reservations"]["GenericResources"] = reserved.into();
+    }
     apply(&mut spec, &flags.common)?;
     Ok(spec)
+}
+
+/// `gpu=2`, each kind once.
+pub(crate) fn generic_resources(given: &[String]) -> Result<Vec<Value>> {
+    let one = |text: &String| {
+        let (kind, count) = text
+            .split_once('=')
+            .filter(|(kind, _)| !kind.is_empty())
+            .ok_or_else(|| anyhow!("invalid generic-resource request `{text}`, expected kind=count"))?;
+        let count: u64 = count.parse().map_err(|_| {
+            anyhow!(
+                "invalid generic-resource request `{text}`, Named Generic Resources is not supported for service create or update"
+            )
+        })?;
+        Ok(json!({"DiscreteResourceSpec": {"Kind": kind, "Value": count}}))
+    };
+    given.iter().map(one).collect()
 }
 
 fn mode(flags: &Create) -> Result<Value> {
     let replicas = flags.replicas;
     if replicas.is_some() && matches!(flags.mode.as_str(), "global" | "global-job") {
         bail!("replicas can only be used with replicated or replicated-job mode");
+    }
+    if flags.common.replicas_max_per_node.is_some_and(|n| n > 0) && matches!(flags.mode.as_str(), "global" | "global-job") {
+        bail!("replicas-max-per-node can only be used with replicated or replicated-job mode");
+    }
+    if flags.max_concurrent.is_some() && flags.mode != "replicated-job" {
+        bail!("max-concurrent can only be used with replicated-job mode");
     }
     Ok(match flags.mode.as_str() {
         "replicated" => json!({"Replicated": {"Replicas": replicas.unwrap_or(1)}}),
@@ -55,7 +82,9 @@ fn mode(flags: &Create) -> Result<Value> {
             json!({"ReplicatedJob": {"TotalCompletions": total, "MaxConcurrent": flags.max_concurrent.unwrap_or(total)}})
         }
         "global-job" => json!({"GlobalJob": {}}),
-        other => bail!("Unknown mode: {other}, only replicated and global supported"),
+        other => bail!(
+            "Unknown mode: {other}, only replicated, global, replicated-job and global-job are supported"
+        ),
     })
 }
 
@@ -64,7 +93,7 @@ fn host(text: &str) -> Result<String> {
     Ok(format!("{ip} {name}"))
 }
 
-fn preferences(given: &[String]) -> Result<Vec<Value>> {
+pub(crate) fn preferences(given: &[String]) -> Result<Vec<Value>> {
     given
         .iter()
         .map(|text| match text.split_once('=') {

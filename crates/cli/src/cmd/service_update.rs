@@ -1,6 +1,8 @@
 //! `service update`: list edits on a spec that was read before. Pure but for look-ups by name.
 
-use super::service_spec::{apply, file_reference, network, ports, split_words};
+use super::service_spec::{
+    apply, file_reference, generic_resources, network, ports, preferences, split_words,
+};
 use crate::client::segment;
 use crate::flags::service::Update;
 use crate::format::text;
@@ -15,10 +17,15 @@ use serde_json::{Value, json};
 pub(crate) async fn edit(client: &Client, spec: &mut Value, flags: &Update) -> Outcome {
     apply(spec, &flags.common)?;
     if let Some(replicas) = flags.replicas {
-        if spec["Mode"]["Replicated"].is_null() {
-            return Err(anyhow!("replicas can only be used with replicated mode").into());
+        set_count(spec, replicas).ok_or_else(|| {
+            anyhow!("replicas can only be used with replicated or replicated-job mode")
+        })?;
+    }
+    if let Some(limit) = flags.max_concurrent {
+        if spec["Mode"]["ReplicatedJob"].is_null() {
+            return Err(anyhow!("max-concurrent can only be used with replicated-job mode").into());
         }
-        spec["Mode"]["Replicated"]["Replicas"] = replicas.into();
+        spec["Mode"]["ReplicatedJob"]["MaxConcurrent"] = limit.into();
     }
     maps(spec, flags);
     let task = &mut spec["TaskTemplate"];
@@ -45,6 +52,19 @@ pub(crate) async fn edit(client: &Client, spec: &mut Value, flags: &Update) -> O
         &flags.constraint_rm,
         text,
     );
+    let preference = |entry: &Value| format!("spread={}", text(&entry["Spread"]["SpreadDescriptor"]));
+    change_list(
+        &mut task["Placement"]["Preferences"],
+        preferences(&flags.placement_pref_add)?,
+        &flags.placement_pref_rm,
+        preference,
+    );
+    change_list(
+        &mut task["Resources"]["Reservations"]["GenericResources"],
+        generic_resources(&flags.generic_resource_add)?,
+        &flags.generic_resource_rm,
+        |entry| text(&entry["DiscreteResourceSpec"]["Kind"]),
+    );
     let mounts = flags.mount_add.iter().map(|m| parse::mount(m)).collect::<anyhow::Result<_>>()?;
     change_list(&mut task["ContainerSpec"]["Mounts"], mounts, &flags.mount_rm, |m| text(&m["Target"]));
     for (kind, list, name, add, remove) in [
@@ -63,6 +83,17 @@ pub(crate) async fn edit(client: &Client, spec: &mut Value, flags: &Update) -> O
         flags.publish_rm.iter().map(|p| if p.contains('/') { p.clone() } else { format!("{p}/tcp") }).collect();
     change_list(&mut spec["EndpointSpec"]["Ports"], ports(&flags.publish_add)?, &removed, key);
     Ok(())
+}
+
+/// Sets the number of replicas, or of completions of a job; `None` in other modes.
+pub(crate) fn set_count(spec: &mut Value, count: u64) -> Option<()> {
+    for (mode, field) in [("Replicated", "Replicas"), ("ReplicatedJob", "TotalCompletions")] {
+        if !spec["Mode"][mode].is_null() {
+            spec["Mode"][mode][field] = count.into();
+            return Some(());
+        }
+    }
+    None
 }
 
 fn maps(spec: &mut Value, flags: &Update) {

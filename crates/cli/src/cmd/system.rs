@@ -4,7 +4,7 @@ use super::{confirm, inspect_kind};
 use crate::client::{filters, query, segment};
 use crate::flags::PruneFlags;
 use crate::flags::system::{Events, Inspect, System, SystemPrune};
-use crate::format::{Listing, text};
+use crate::format::text;
 use crate::template::Format;
 use crate::{Client, Failure, Outcome, human, parse, stream};
 use anyhow::anyhow;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 pub(crate) async fn dispatch(client: &Client, verb: System) -> Outcome {
     match verb {
-        System::Df(flags) => disk_usage(client, &flags.format).await,
+        System::Df(flags) => super::disk::usage(client, &flags.format).await,
         System::Events(flags) => events(client, &flags).await,
         System::Info(flags) => info(client, &flags.format).await,
         System::Prune(flags) => prune(client, &flags).await,
@@ -276,6 +276,7 @@ fn report(answer: &Value) {
         ("NetworksDeleted", "Deleted Networks:"),
         ("VolumesDeleted", "Deleted Volumes:"),
         ("ImagesDeleted", "Deleted Images:"),
+        ("CachesDeleted", "Deleted build cache objects:"),
     ] {
         let lines: Vec<String> = answer[field]
             .as_array()
@@ -297,6 +298,9 @@ fn report(answer: &Value) {
 }
 
 async fn prune(client: &Client, flags: &SystemPrune) -> Outcome {
+    if flags.volumes && flags.filter.iter().any(|filter| filter.starts_with("until=")) {
+        return Err(anyhow!("The \"until\" filter is not supported with \"--volumes\"").into());
+    }
     let images =
         if flags.all { "all images without at least one container associated to them" } else { "all dangling images" };
     let volumes = if flags.volumes { "\n  - all anonymous volumes not used by at least one container" } else { "" };
@@ -306,11 +310,13 @@ async fn prune(client: &Client, flags: &SystemPrune) -> Outcome {
     if !confirm(flags.force, &warning) {
         return Ok(());
     }
-    let dangling = filters(&[format!("dangling={}", !flags.all)])?;
-    let mut kinds =
-        vec![("containers", String::new()), ("networks", String::new()), ("images", query(&[("filters", &dangling)]))];
+    let given = query(&[("filters", &filters(&flags.filter)?)]);
+    let mut for_images = flags.filter.clone();
+    for_images.push(format!("dangling={}", !flags.all));
+    let for_images = query(&[("filters", &filters(&for_images)?)]);
+    let mut kinds = vec![("containers", given.clone()), ("networks", given.clone()), ("images", for_images)];
     if flags.volumes {
-        kinds.insert(2, ("volumes", String::new()));
+        kinds.insert(2, ("volumes", given));
     }
     let mut reclaimed = 0.0;
     for (kind, options) in kinds {
@@ -320,49 +326,6 @@ async fn prune(client: &Client, flags: &SystemPrune) -> Outcome {
     }
     println!("Total reclaimed space: {}", human::size(reclaimed));
     Ok(())
-}
-
-async fn disk_usage(client: &Client, format: &str) -> Outcome {
-    let usage = client.get("/system/df").await?;
-    let sum = |list: &Value, field: &str| {
-        list.as_array().into_iter().flatten().filter_map(|o| o[field].as_f64()).filter(|n| *n > 0.0).sum::<f64>()
-    };
-    let count = |list: &Value, active: &dyn Fn(&Value) -> bool| {
-        let all = list.as_array().map_or(0, Vec::len);
-        (all, list.as_array().into_iter().flatten().filter(|o| active(o)).count())
-    };
-    let row = |kind: &str, (total, active): (usize, usize), size: f64| json!({"Type": kind, "TotalCount": total, "Active": active, "Size": human::size(size)});
-    let volumes = usage["Volumes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|v| v["UsageData"]["Size"].as_f64())
-        .filter(|n| *n > 0.0)
-        .sum();
-    let rows = vec![
-        row(
-            "Images",
-            count(&usage["Images"], &|i| i["Containers"].as_i64().unwrap_or(0) > 0),
-            usage["LayersSize"].as_f64().unwrap_or(0.0),
-        ),
-        row(
-            "Containers",
-            count(&usage["Containers"], &|c| c["State"] == "running"),
-            sum(&usage["Containers"], "SizeRw"),
-        ),
-        row(
-            "Local Volumes",
-            count(&usage["Volumes"], &|v| v["UsageData"]["RefCount"].as_i64().unwrap_or(0) > 0),
-            volumes,
-        ),
-        row("Build Cache", count(&usage["BuildCache"], &|_| false), sum(&usage["BuildCache"], "Size")),
-    ];
-    let columns = [("Type", "TYPE"), ("TotalCount", "TOTAL"), ("Active", "ACTIVE"), ("Size", "SIZE")];
-    Listing { columns: &columns, rows, id: "Type" }.print(format, false)
-}
-
-pub(crate) fn completion(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut crate::grammar(), "skep", &mut std::io::stdout());
 }
 
 #[cfg(test)]

@@ -7,10 +7,18 @@ use clap::{Args, Subcommand};
 pub(crate) enum Container {
     /// Attach to a running container
     Attach(Attach),
+    /// Make an image of a container's changes
+    Commit(super::container_files::Commit),
+    /// Copy files between a container and this machine
+    Cp(super::container_files::Cp),
     /// Create a new container without starting it
     Create(Box<Create>),
+    /// List what changed in a container's filesystem
+    Diff(super::container_files::Diff),
     /// Run a command in a running container
     Exec(Exec),
+    /// Write a container's filesystem as a tar archive
+    Export(super::container_files::Export),
     /// Show everything known of containers
     Inspect(InspectFlags),
     /// Kill running containers
@@ -37,12 +45,16 @@ pub(crate) enum Container {
     Run(Box<Run>),
     /// Start stopped containers
     Start(Start),
+    /// Show what containers use, as it changes
+    Stats(super::container_tune::Stats),
     /// Stop running containers
     Stop(Stop),
     /// Show the processes of a container
     Top(Top),
     /// Continue all processes of containers
     Unpause(Names),
+    /// Change limits of containers
+    Update(Box<super::container_tune::Update>),
     /// Wait until containers stop and print their exit codes
     Wait(Names),
 }

@@ -2,9 +2,12 @@
 //! from here.
 
 pub(crate) mod container;
+pub(crate) mod container_files;
+pub(crate) mod container_tune;
 pub(crate) mod image;
 pub(crate) mod network;
 pub(crate) mod service;
+pub(crate) mod stack;
 pub(crate) mod swarm;
 pub(crate) mod system;
 
@@ -72,6 +75,9 @@ pub(crate) enum Verb {
     /// Manage services
     #[command(subcommand)]
     Service(service::Service),
+    /// Manage stacks of services
+    #[command(subcommand)]
+    Stack(stack::Stack),
     /// Manage secrets
     #[command(subcommand)]
     Secret(swarm::Secret),
@@ -85,8 +91,16 @@ pub(crate) enum Verb {
     // the rest of docker's top level
     /// Attach to a running container
     Attach(container::Attach),
+    /// Make an image of a container's changes
+    Commit(container_files::Commit),
+    /// Copy files between a container and this machine
+    Cp(container_files::Cp),
     /// Create a new container without starting it
     Create(Box<container::Create>),
+    /// List what changed in a container's filesystem
+    Diff(container_files::Diff),
+    /// Write a container's filesystem as a tar archive
+    Export(container_files::Export),
     /// Show events as they happen
     Events(system::Events),
     /// Show the history of an image
@@ -121,6 +135,8 @@ pub(crate) enum Verb {
     Save(image::Save),
     /// Start stopped containers
     Start(container::Start),
+    /// Show what containers use, as it changes
+    Stats(container_tune::Stats),
     /// Stop running containers
     Stop(container::Stop),
     /// Give an image another name
@@ -129,10 +145,14 @@ pub(crate) enum Verb {
     Top(container::Top),
     /// Continue all processes of containers
     Unpause(Names),
+    /// Change limits of containers
+    Update(Box<container_tune::Update>),
     /// Wait until containers stop and print their exit codes
     Wait(Names),
     /// Print a completion script for a shell
     Completion(system::Completion),
+    /// Write man pages into a folder
+    Man(system::Man),
 }
 
 /// One or more objects.

@@ -18,6 +18,8 @@ pub(crate) enum Service {
     Ls(ListFlags),
     /// List the tasks of services
     Ps(Ps),
+    /// Even out where the tasks of services run
+    Rebalance(Rebalance),
     /// Remove services
     #[command(visible_alias = "remove")]
     Rm(Names),
@@ -27,6 +29,29 @@ pub(crate) enum Service {
     Scale(Scale),
     /// Change a service
     Update(Box<Update>),
+    /// Say what a service or task waits for
+    Why(WhyFlags),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rebalance {
+    /// All services, and the whole load of the nodes
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only say what would be moved
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WhyFlags {
+    /// "json" instead of text for people
+    #[arg(long, default_value = "", value_parser = ["", "json"])]
+    pub(crate) format: String,
+    /// A service's or a task's name or id
+    pub(crate) name: String,
 }
 
 /// How a verb that changes tasks ends.
@@ -74,6 +99,9 @@ pub(crate) struct Create {
     /// Spread over a label (spread=node.labels.x, repeatable)
     #[arg(long)]
     pub(crate) placement_pref: Vec<String>,
+    /// Reserve resources that nodes declare (kind=count, repeatable)
+    #[arg(long)]
+    pub(crate) generic_resource: Vec<String>,
     /// Attach to a network (repeatable)
     #[arg(long)]
     pub(crate) network: Vec<String>,
@@ -260,6 +288,21 @@ pub(crate) struct Update {
     /// Number of tasks
     #[arg(long)]
     pub(crate) replicas: Option<u64>,
+    /// Tasks of a job at a time
+    #[arg(long)]
+    pub(crate) max_concurrent: Option<u64>,
+    /// Add a placement preference, the last one decides least (spread=node.labels.x)
+    #[arg(long)]
+    pub(crate) placement_pref_add: Vec<String>,
+    /// Remove a placement preference
+    #[arg(long)]
+    pub(crate) placement_pref_rm: Vec<String>,
+    /// Reserve resources that nodes declare (kind=count)
+    #[arg(long)]
+    pub(crate) generic_resource_add: Vec<String>,
+    /// Stop reserving a kind of resource
+    #[arg(long)]
+    pub(crate) generic_resource_rm: Vec<String>,
     /// Replace every task even if nothing changed
     #[arg(long)]
     pub(crate) force: bool,

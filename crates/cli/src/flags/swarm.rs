@@ -191,6 +191,8 @@ pub(crate) enum Secret {
     /// Remove secrets
     #[command(visible_alias = "remove")]
     Rm(super::Names),
+    /// Give a secret new content; services that use it are restarted one by one
+    Update(UpdateFile),
 }
 
 #[derive(Subcommand, Debug)]
@@ -205,6 +207,22 @@ pub(crate) enum Config {
     /// Remove configs
     #[command(visible_alias = "remove")]
     Rm(super::Names),
+    /// Give a config new content; services that use it are restarted one by one
+    Update(UpdateFile),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UpdateFile {
+    /// Add or change a label
+    #[arg(long)]
+    pub(crate) label_add: Vec<String>,
+    /// Remove a label
+    #[arg(long)]
+    pub(crate) label_rm: Vec<String>,
+    pub(crate) name: String,
+    /// File, or - for standard input; without it only labels change
+    #[arg(required_unless_present_any = ["label_add", "label_rm"])]
+    pub(crate) file: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -215,7 +233,10 @@ pub(crate) struct CreateFile {
     /// The content is a template of this language (golang), filled in for each task
     #[arg(long)]
     pub(crate) template_driver: Option<String>,
+    /// Driver that keeps the content (secrets only)
+    #[arg(short, long)]
+    pub(crate) driver: Option<String>,
     pub(crate) name: String,
     /// File, or - for standard input
-    pub(crate) file: String,
+    pub(crate) file: Option<String>,
 }

@@ -26,6 +26,9 @@ pub(crate) struct SystemPrune {
     /// Volumes too
     #[arg(long)]
     pub(crate) volumes: bool,
+    /// Only what matches key=value (label, until; repeatable)
+    #[arg(long)]
+    pub(crate) filter: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -57,6 +60,12 @@ pub(crate) struct Inspect {
     pub(crate) kind: String,
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Man {
+    /// Folder for skep.1 and the pages of the verbs
+    pub(crate) folder: String,
 }
 
 #[derive(Args, Debug)]

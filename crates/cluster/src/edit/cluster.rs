@@ -84,7 +84,7 @@ pub fn update_cluster(store: &Store, version: u64, spec: ClusterSpec) -> Result<
     let Some(present) = store.cluster() else { return Err(not_found("cluster", "default")) };
     check_version(present.meta.version, version)?;
     if spec.name != present.spec.name {
-        return Err(Error::invalid("invalid swarm object name: the name must be \"default\" and cannot be changed"));
+        return Err(super::invalid("modification of cluster name is not allowed"));
     }
     if spec.heartbeat_period < Duration::from_secs(1) {
         return Err(Error::invalid("invalid DispatcherConfig: heartbeat period must be at least 1 second"));

@@ -121,8 +121,13 @@ pub fn remove_network(store: &Store, id: &NetworkId) -> Result<Vec<Write>> {
             return Err(precondition(format!("network {id} is in use by service {}", service.id)));
         }
     }
+    // Tasks of a service that is going are going too, though no planner may have said so yet:
+    // `stack rm` removes both in one breath.
+    let staying = |service: &skep_model::id::ServiceId| {
+        service.as_str().is_empty() || store.service(service.as_str()).is_some_and(|service| !service.pending_delete)
+    };
     let wanted = |task: &&std::sync::Arc<skep_model::task::Task>| {
-        task.desired_state <= TaskState::Running && !task.status.state.is_terminal()
+        task.desired_state <= TaskState::Running && !task.status.state.is_terminal() && staying(&task.service_id)
     };
     if let Some(task) = store.tasks().filter(wanted).find(|task| uses(&task.spec.networks)) {
         return Err(precondition(format!("network {id} is in use by task {}", task.id)));

@@ -11,9 +11,9 @@ use skep_model::service::{Service, TaskSpec};
 
 const NAME_LENGTH_MAX: usize = 64;
 /// Exclusive.
-const SECRET_BYTES_LIMIT: usize = 512_000;
+pub(super) const SECRET_BYTES_LIMIT: usize = 512_000;
 /// Exclusive.
-const CONFIG_BYTES_LIMIT: usize = 1_024_000;
+pub(super) const CONFIG_BYTES_LIMIT: usize = 1_024_000;
 
 /// # Errors
 /// The name is taken or illegal, or the data is empty or too large.
@@ -73,7 +73,7 @@ fn check_name(name: &str) -> Result<()> {
     ))
 }
 
-fn check_size(kind: &str, length: usize, limit: usize) -> Result<()> {
+pub(super) fn check_size(kind: &str, length: usize, limit: usize) -> Result<()> {
     if length > 0 && length < limit {
         return Ok(());
     }

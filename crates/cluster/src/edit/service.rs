@@ -8,7 +8,9 @@ use crate::store::Store;
 use skep_model::cluster::Meta;
 use skep_model::id::{NetworkId, ServiceId};
 use skep_model::network::Protocol;
-use skep_model::service::{EndpointSpec, PortConfig, PublishMode, Service, ServiceSpec, UpdateState, UpdateStatus};
+use skep_model::service::{
+    EndpointSpec, JobStatus, PortConfig, PublishMode, Service, ServiceSpec, UpdateState, UpdateStatus,
+};
 use skep_model::{Error, Result, Timestamp};
 use std::sync::Arc;
 
@@ -25,13 +27,15 @@ pub fn create_service(
     check(store, &spec)?;
     let spec = with_network_ids(store, spec)?;
     check_ports(store, &spec.endpoint, None)?;
+    check_ingress(store, &spec.endpoint)?;
     if store.service_by_name(&spec.name).is_some() {
         let text = format!("name conflicts with an existing object: service {} already exists", spec.name);
         return Err(exists(text));
     }
     let id = ServiceId(ids.swarm_id());
     let meta = Meta { version: 0, created_at: now, updated_at: now };
-    let service = Service { id: id.clone(), meta, spec, ..Service::default() };
+    let job_status = spec.mode.is_job().then_some(JobStatus { iteration: 0, last_execution: now });
+    let service = Service { id: id.clone(), meta, spec, job_status, ..Service::default() };
     Ok((id, vec![Write::put(Object::Service(Box::new(service)))]))
 }
 
@@ -56,7 +60,7 @@ pub fn update_service(
             return Err(precondition(format!("service {id} does not have a previous spec")));
         };
         service.spec = *previous;
-        service.update_status = Some(UpdateStatus {
+        service.update_status = (!before.mode.is_job()).then(|| UpdateStatus {
             state: UpdateState::RollbackStarted,
             started_at: now,
             completed_at: Timestamp::NEVER,
@@ -69,8 +73,13 @@ pub fn update_service(
         service.update_status = None;
     }
     check_ports(store, &service.spec.endpoint, Some(id))?;
-    if service.spec.task != before.task {
+    check_ingress(store, &service.spec.endpoint)?;
+    if service.spec.task != before.task || before.mode.is_job() {
         service.restarts.clear();
+    }
+    // Every update of a job runs it again, as in the reference.
+    if let Some(job) = &mut service.job_status {
+        *job = JobStatus { iteration: job.iteration + 1, last_execution: now };
     }
     service.previous_spec = Some(Box::new(before));
     Ok(vec![Write::put(Object::Service(Box::new(service)))])
@@ -127,6 +136,14 @@ fn check_ports(store: &Store, endpoint: &EndpointSpec, own: Option<&ServiceId>) 
             let (name, id) = (&other.spec.name, &other.id);
             return Err(invalid(format!("port '{number}' is already in use by service '{name}' ({id}) as {what}")));
         }
+    }
+    Ok(())
+}
+
+/// The mesh may have been removed by hand.
+fn check_ingress(store: &Store, endpoint: &EndpointSpec) -> Result<()> {
+    if publishes_ingress(endpoint) && store.ingress_network().is_none() {
+        return Err(precondition("service needs ingress network, but no ingress network is present"));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use skep_model::service::{
     EndpointMode, EndpointSpec, FailureAction, FileTarget, PublishMode, ServiceMode, ServiceSpec, TaskContainer,
     TaskResources, UpdateConfig,
 };
+use skep_model::image::Reference;
 use skep_model::{Error, Result, validate};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,9 @@ const NANO_CPUS_MIN: i64 = 1_000_000;
 const MEMORY_BYTES_MIN: i64 = 4 << 20;
 const HEALTH_DURATION_MIN: Duration = Duration::from_millis(1);
 /// More replicas than this are a typing error; every one costs an object.
-const REPLICAS_MAX: u64 = 100_000;
+const REPLICAS_MAX: u64 = 1_000_000;
+/// Clients' counts are signed; one beyond this was negative.
+const COUNT_MAX: u64 = i64::MAX as u64;
 
 /// # Errors
 /// The first rule that is broken.
@@ -27,6 +30,9 @@ pub(super) fn check(store: &Store, spec: &ServiceSpec) -> Result<()> {
     check_resources(&spec.task.resources)?;
     parse_constraints(&spec.task.placement.constraints).map_err(invalid)?;
     check_spread(&spec.task.placement.spread)?;
+    if spec.mode.is_job() && spec.update.is_some() {
+        return Err(invalid("Jobs may not have an update config"));
+    }
     check_update(spec.update.as_ref())?;
     check_update(spec.rollback.as_ref())?;
     if spec.rollback.as_ref().is_some_and(|config| config.failure_action == FailureAction::Rollback) {
@@ -54,13 +60,25 @@ pub(super) fn check_change(before: &ServiceSpec, after: &ServiceSpec) -> Result<
 
 fn check_mode(mode: &ServiceMode) -> Result<()> {
     match mode {
+        ServiceMode::Replicated { replicas } if *replicas > COUNT_MAX => {
+            Err(invalid("Number of replicas must be non-negative"))
+        }
         ServiceMode::Replicated { replicas } if *replicas > REPLICAS_MAX => {
             Err(invalid(format!("{replicas} replicas are more than the {REPLICAS_MAX} allowed")))
         }
-        ServiceMode::Replicated { .. } | ServiceMode::Global => Ok(()),
-        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => {
-            Err(Error::not_implemented("services of mode replicated-job and global-job are not supported yet"))
+        ServiceMode::ReplicatedJob { max_concurrent, .. } if *max_concurrent > COUNT_MAX => {
+            Err(invalid("Maximum concurrent jobs must not be negative"))
         }
+        ServiceMode::ReplicatedJob { total_completions, .. } if *total_completions > COUNT_MAX => {
+            Err(invalid("Total completed jobs must not be negative"))
+        }
+        ServiceMode::ReplicatedJob { total_completions, .. } if *total_completions > REPLICAS_MAX => {
+            Err(invalid(format!("{total_completions} completions are more than the {REPLICAS_MAX} allowed")))
+        }
+        ServiceMode::Replicated { .. }
+        | ServiceMode::Global
+        | ServiceMode::ReplicatedJob { .. }
+        | ServiceMode::GlobalJob => Ok(()),
     }
 }
 
@@ -68,7 +86,7 @@ fn check_container(container: &TaskContainer) -> Result<()> {
     if container.image.is_empty() {
         return Err(invalid("ContainerSpec: image reference must be provided"));
     }
-    if container.image.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if Reference::parse(&container.image).is_err() {
         return Err(invalid(format!("ContainerSpec: {:?} is not a valid repository/tag", container.image)));
     }
     let mut targets = std::collections::BTreeSet::new();
@@ -154,13 +172,19 @@ fn check_endpoint(endpoint: &EndpointSpec) -> Result<()> {
 /// References to secrets and configs, which must exist.
 fn check_files(store: &Store, container: &TaskContainer) -> Result<()> {
     let secrets = container.secrets.iter();
+    if secrets.clone().any(|reference| reference.secret_id.is_empty() || reference.secret_name.is_empty()) {
+        return Err(invalid("malformed secret reference"));
+    }
+    check_targets("secret", secrets.clone().map(|reference| (&reference.file, reference.secret_name.as_str())))?;
+    let configs = container.configs.iter();
+    if configs.clone().any(|reference| reference.config_id.is_empty() || reference.config_name.is_empty()) {
+        return Err(invalid("malformed config reference"));
+    }
+    check_targets("config", configs.clone().map(|reference| (&reference.file, reference.config_name.as_str())))?;
     let missing = secrets.clone().filter(|reference| store.secret(reference.secret_id.as_str()).is_none());
     check_present("secret", missing.map(|reference| reference.secret_name.clone()).collect())?;
-    check_targets("secret", secrets.map(|reference| (&reference.file, reference.secret_name.as_str())))?;
-    let configs = container.configs.iter();
-    let missing = configs.clone().filter(|reference| store.config(reference.config_id.as_str()).is_none());
-    check_present("config", missing.map(|reference| reference.config_name.clone()).collect())?;
-    check_targets("config", configs.map(|reference| (&reference.file, reference.config_name.as_str())))
+    let missing = configs.filter(|reference| store.config(reference.config_id.as_str()).is_none());
+    check_present("config", missing.map(|reference| reference.config_name.clone()).collect())
 }
 
 fn check_present(kind: &str, missing: Vec<String>) -> Result<()> {
@@ -175,7 +199,8 @@ fn check_targets<'a>(kind: &str, files: impl Iterator<Item = (&'a FileTarget, &'
     let mut targets: BTreeMap<&str, &str> = BTreeMap::new();
     for (file, name) in files {
         if file.name.is_empty() {
-            return Err(invalid(format!("malformed file {kind} reference, invalid {kind} target name")));
+            let text = format!("malformed file {kind} reference, invalid target file name provided");
+            return Err(invalid(text));
         }
         if let Some(other) = targets.insert(&file.name, name) {
             let text = format!("{kind} references '{other}' and '{name}' have a conflicting target: '{}'", file.name);

@@ -142,7 +142,7 @@ fn networks_in_use_stay_and_names_are_free_at_once() {
     let text = format!("rpc error: code = FailedPrecondition desc = network {id} is in use by service {service}");
     assert_eq!(error.message, text);
     world.remove(&service);
-    world.settle();
+    // At once, as `stack rm` asks.
     let writes = remove_network(&world.store, &id).unwrap();
     world.apply(writes).unwrap();
     assert!(world.store.network(id.as_str()).unwrap().pending_delete, "a task still has an address on it");
@@ -178,4 +178,87 @@ fn the_last_manager_and_live_nodes_stay() {
     assert!(remove_node(&world.store, &"n2".into(), true).is_ok());
     assert!(remove_node(&world.store, &"n1".into(), true).is_err());
     assert_eq!(PublishMode::default(), PublishMode::Ingress);
+}
+
+#[test]
+fn new_content_restarts_its_users_in_one_command() {
+    let mut world = World::with_nodes(1);
+    let pass = SecretSpec { name: "pass".into(), data: b"old".to_vec(), ..SecretSpec::default() };
+    let (id, writes) = create_secret(&world.store, pass.clone(), &mut world.ids).unwrap();
+    world.apply(writes).unwrap();
+    let file = FileTarget { name: "pass".into(), ..FileTarget::default() };
+    let reference = SecretReference { secret_id: id.clone(), secret_name: "pass".into(), file };
+    let mut db = spec("db", 1);
+    db.task.container.secrets.push(reference.clone());
+    let service = world.create(db);
+    let other = world.create(spec("other", 1));
+    world.work();
+    let before = (world.running(&service)[0].id.clone(), world.running(&other)[0].id.clone());
+    let version = |world: &World| world.store.secret(id.as_str()).unwrap().meta.version;
+    let labelled = SecretSpec { labels: [("a".to_owned(), "b".to_owned())].into(), data: Vec::new(), ..pass.clone() };
+    let writes = update_secret(&world.store, &id, version(&world), labelled).unwrap();
+    assert_eq!(writes.len(), 1, "labels alone restart nothing");
+    world.apply(writes).unwrap();
+    let renewed = SecretSpec { data: b"new".to_vec(), ..pass.clone() };
+    let error = update_secret(&world.store, &id, version(&world) + 1, renewed.clone()).unwrap_err();
+    assert_eq!(error.message, "rpc error: code = Unknown desc = update out of sequence");
+    let writes = update_secret(&world.store, &id, version(&world), renewed).unwrap();
+    assert_eq!(writes.len(), 2);
+    world.apply(writes).unwrap();
+    world.work();
+    assert_eq!(world.store.secret(id.as_str()).unwrap().spec.data, b"new");
+    assert_ne!(world.running(&service)[0].id, before.0);
+    assert_eq!(world.running(&other)[0].id, before.1);
+    let renamed = SecretSpec { name: "other".into(), ..pass.clone() };
+    let error = update_secret(&world.store, &id, version(&world), renamed).unwrap_err();
+    assert_eq!(error.message, "rpc error: code = InvalidArgument desc = only updates to Labels are allowed");
+    let large = SecretSpec { data: vec![0; 512_001], ..pass };
+    let error = update_secret(&world.store, &id, version(&world), large).unwrap_err();
+    assert!(error.message.ends_with("secret data must be larger than 0 and less than 512000 bytes"), "{error}");
+}
+
+#[test]
+fn values_out_of_range_are_refused_in_the_references_words() {
+    let mut world = World::with_nodes(1);
+    let mut check = |change: &dyn Fn(&mut ServiceSpec), text: &str| {
+        let text = format!("rpc error: code = InvalidArgument desc = {text}");
+        refused(&mut world, change, ErrorKind::InvalidArgument, &text);
+    };
+    use skep_model::service::{ServiceMode, UpdateConfig};
+    let count = u64::MAX;
+    check(&|spec| spec.mode = ServiceMode::Replicated { replicas: count }, "Number of replicas must be non-negative");
+    let job = |max_concurrent, total_completions| ServiceMode::ReplicatedJob { max_concurrent, total_completions };
+    check(&|spec| spec.mode = job(1, count), "Total completed jobs must not be negative");
+    check(&|spec| spec.task.resources.limit_nano_cpus = 999_999, "invalid cpu value 0.000999999: Must be at least 0.001");
+    check(&|spec| spec.task.resources.reserve_nano_cpus = -1, "invalid cpu value -0.000000001: Must be at least 0.001");
+    check(
+        &|spec| spec.task.container.image = "Not A Reference".into(),
+        "ContainerSpec: \"Not A Reference\" is not a valid repository/tag",
+    );
+    check(
+        &|spec| spec.task.container.secrets.push(SecretReference::default()),
+        "malformed secret reference",
+    );
+    let nameless = || SecretReference { secret_id: "s".into(), secret_name: "s".into(), ..Default::default() };
+    check(
+        &|spec| spec.task.container.secrets.push(nameless()),
+        "malformed file secret reference, invalid target file name provided",
+    );
+    let at = |name: &str| SecretReference {
+        secret_name: name.into(),
+        file: FileTarget { name: "x".into(), ..Default::default() },
+        ..nameless()
+    };
+    check(
+        &|spec| spec.task.container.secrets.extend([at("a"), at("b")]),
+        "secret references 'a' and 'b' have a conflicting target: 'x'",
+    );
+    check(&|spec| spec.task.container.secrets.push(at("a")), "secret not found: a");
+    let ratio = |max_failure_ratio| Some(UpdateConfig { max_failure_ratio, ..Default::default() });
+    for bad in [-0.1, 1.1, f32::NAN] {
+        check(
+            &|spec| spec.update = ratio(bad),
+            "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1",
+        );
+    }
 }

@@ -69,26 +69,45 @@ impl<'a> Draft<'a> {
         self.base.task(id)
     }
 
+    /// A new task.
     pub(crate) fn put_task(&mut self, task: Task) {
-        if !task.node_id.is_empty() {
-            self.touched_nodes.insert(task.node_id.0.clone());
-        }
-        self.put(Object::Task(Box::new(task)));
+        self.touch_node(task.node_id.as_str());
+        self.touch(Key::new(Kind::Task, task.id.as_str()));
+        self.store.insert_task_unchecked(task);
     }
 
-    /// Changes a task in place; nothing happens when it is gone or stays equal.
-    pub(crate) fn edit_task(&mut self, id: &str, edit: impl FnOnce(&mut Task)) {
-        let Some(before) = self.store.task(id).cloned() else { return };
-        let mut task = (*before).clone();
-        edit(&mut task);
-        if task != *before {
-            self.put_task(task);
+    /// Changes a task in place; the caller knows that it will differ. Nothing happens when
+    /// it is gone.
+    pub(crate) fn change_task(&mut self, id: &str, change: impl FnOnce(&mut Task)) {
+        let Some(task) = self.store.change_task_unchecked(id, change) else { return };
+        let (node, is_new) = (task.node_id.0.clone(), task.created_index == 0);
+        self.touch_node(&node);
+        if is_new {
+            // It was touched when it was made.
+            self.changes += 1;
+        } else {
+            self.touch(Key::new(Kind::Task, id));
         }
     }
 
     /// Asks for a later stage; never for an earlier one.
     pub(crate) fn desire(&mut self, id: &str, state: TaskState) {
-        self.edit_task(id, |task| task.desired_state = task.desired_state.max(state));
+        if self.store.task(id).is_some_and(|task| task.desired_state < state) {
+            self.change_task(id, |task| task.desired_state = state);
+        }
+    }
+
+    /// Says in a task what it waits for, or why it ended.
+    pub(crate) fn say_why(&mut self, id: &str, reason: &str) {
+        if self.store.task(id).is_some_and(|task| task.status.err != reason) {
+            self.change_task(id, |task| task.status.err = reason.to_owned());
+        }
+    }
+
+    fn touch_node(&mut self, id: &str) {
+        if !id.is_empty() && !self.touched_nodes.contains(id) {
+            self.touched_nodes.insert(id.to_owned());
+        }
     }
 
     pub(crate) fn edit_service(&mut self, id: &str, edit: impl FnOnce(&mut Service)) {
@@ -119,9 +138,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn remove_task(&mut self, task: &Arc<Task>) {
-        if !task.node_id.is_empty() {
-            self.touched_nodes.insert(task.node_id.0.clone());
-        }
+        self.touch_node(task.node_id.as_str());
         self.remove(Key::new(Kind::Task, task.id.as_str()));
     }
 
@@ -166,16 +183,33 @@ impl<'a> Draft<'a> {
     pub(crate) fn finish(mut self) -> Plan {
         let (mut removes, mut changes, mut creates) = (Vec::new(), Vec::new(), Vec::new());
         for key in std::mem::take(&mut self.touched) {
-            match (self.base.get(&key), self.store.get(&key)) {
+            let (before, after) = match key.kind {
+                // Tasks are many: they are moved out of the working copy, which ends here.
+                Kind::Task => {
+                    let task = self.store.take_task_unchecked(&key.id).map(Arc::unwrap_or_clone);
+                    let before = self.base.task(&key.id);
+                    if before.is_some_and(|before| task.as_ref() == Some(&**before)) {
+                        continue;
+                    }
+                    (before.map(|task| task.meta.version), task.map(|task| Object::Task(Box::new(task))))
+                }
+                _ => {
+                    let (before, after) = (self.base.get(&key), self.store.get(&key));
+                    if before == after {
+                        continue;
+                    }
+                    (before.map(|object| object.version()), after)
+                }
+            };
+            match (before, after) {
                 (None, None) => {}
-                (Some(before), None) => removes.push(Write::Remove { key, expected: before.version() }),
+                (Some(expected), None) => removes.push(Write::Remove { key, expected }),
                 (None, Some(after)) => creates.push(Write::put(after)),
-                (Some(before), Some(after)) if before == after => {}
                 (Some(_), Some(after)) => changes.push(Write::put(after)),
             }
         }
-        let writes = removes.into_iter().chain(changes).chain(creates).collect();
-        let writes = in_order(self.base.clone(), writes, self.now);
+        let writes: Vec<Write> = removes.into_iter().chain(changes).chain(creates).collect();
+        let writes = if self.base.any_is_held(&writes) { in_order(self.base.clone(), writes, self.now) } else { writes };
         let report = self.done.into_iter().chain(self.waiting).collect();
         Plan { writes, wake_at: self.wake_at, report }
     }

@@ -3,11 +3,11 @@
 
 use super::constraint;
 use super::draft::Draft;
-use super::slots::{SlotKey, Vacancy, after, age, fill, is_global, slot_key};
+use super::slots::{SlotKey, Vacancy, after, age, fill, relieve, slot_key};
 use skep_model::node::{Availability, Node, NodeState};
-use skep_model::service::Service;
-use skep_model::task::{Task, TaskState};
-use std::collections::BTreeSet;
+use skep_model::service::{Service, ServiceMode, TaskResources, UpdateOrder};
+use skep_model::task::{AssignedResource, Task, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +44,9 @@ pub(super) fn run(draft: &mut Draft<'_>, nodes: &BTreeSet<String>) {
         let overfull = node.as_deref().map(|node| overfull(node, &tasks)).unwrap_or_default();
         for task in tasks.iter().filter(|task| !task.status.state.is_terminal()) {
             let reason = node.as_deref().map_or(Some(Reason::Gone), |node| reason(node, task, &overfull));
-            if let Some(reason) = reason.filter(|_| task.is_wanted()) {
+            if let Some(reason) = reason.filter(|_| task.is_wanted())
+                && !(reason == Reason::Drained && stays_until_relieved(draft, task))
+            {
                 displace(draft, task, reason);
             }
             orphan(draft, node.as_deref(), task);
@@ -72,34 +74,110 @@ fn overfull(node: &Node, tasks: &[Arc<Task>]) -> BTreeSet<String> {
     }
     let mut kept: Vec<&Arc<Task>> = tasks.iter().filter(|task| task.is_wanted()).collect();
     kept.sort_by(|a, b| age(a).cmp(&age(b)));
-    let (mut cpus, mut memory) = (node.description.nano_cpus, node.description.memory_bytes);
-    let mut beyond = BTreeSet::new();
-    for task in kept {
-        let wanted = &task.spec.resources;
-        if wanted.reserve_nano_cpus == 0 && wanted.reserve_memory_bytes == 0 {
-            continue;
+    let mut left = Left::of(node);
+    let reserves = |task: &&Arc<Task>| reserves(&task.spec.resources);
+    kept.into_iter().filter(reserves).filter(|task| !left.take(task)).map(|task| task.id.0.clone()).collect()
+}
+
+/// Whether a task asks for a share of its node.
+pub(super) fn reserves(resources: &TaskResources) -> bool {
+    resources.reserve_nano_cpus != 0 || resources.reserve_memory_bytes != 0 || !resources.reserve_generic.is_empty()
+}
+
+/// What a node has, less what tasks took.
+struct Left<'a> {
+    nano_cpus: i64,
+    memory_bytes: i64,
+    counted: BTreeMap<&'a str, i64>,
+    named: BTreeMap<&'a str, BTreeSet<&'a str>>,
+}
+
+impl<'a> Left<'a> {
+    fn of(node: &'a Node) -> Self {
+        let has = &node.description;
+        let names = |(kind, names): (&'a String, &'a BTreeSet<String>)| {
+            (kind.as_str(), names.iter().map(String::as_str).collect())
+        };
+        Self {
+            nano_cpus: has.nano_cpus,
+            memory_bytes: has.memory_bytes,
+            counted: has.generic_resources.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
+            named: has.named_resources.iter().map(names).collect(),
         }
-        if wanted.reserve_nano_cpus > cpus || wanted.reserve_memory_bytes > memory {
-            beyond.insert(task.id.0.clone());
-            continue;
-        }
-        cpus -= wanted.reserve_nano_cpus;
-        memory -= wanted.reserve_memory_bytes;
     }
-    beyond
+
+    /// Gives a task what it has reserved, unless some of it is not there any more.
+    fn take(&mut self, task: &Task) -> bool {
+        let wanted = &task.spec.resources;
+        let there = wanted.reserve_nano_cpus <= self.nano_cpus
+            && wanted.reserve_memory_bytes <= self.memory_bytes
+            && wanted.reserve_generic.iter().all(|(kind, count)| self.has(task.resources.get(kind), kind, *count));
+        if there {
+            self.nano_cpus -= wanted.reserve_nano_cpus;
+            self.memory_bytes -= wanted.reserve_memory_bytes;
+            for (kind, count) in &wanted.reserve_generic {
+                self.spend(task.resources.get(kind), kind, *count);
+            }
+        }
+        there
+    }
+
+    fn has(&self, given: Option<&AssignedResource>, kind: &str, count: i64) -> bool {
+        match given {
+            Some(AssignedResource::Named(names)) => {
+                self.named.get(kind).is_some_and(|left| names.iter().all(|name| left.contains(name.as_str())))
+            }
+            Some(AssignedResource::Count(_)) | None => count <= self.counted.get(kind).copied().unwrap_or(0),
+        }
+    }
+
+    fn spend(&mut self, given: Option<&AssignedResource>, kind: &str, count: i64) {
+        match given {
+            Some(AssignedResource::Named(names)) => {
+                let left = self.named.get_mut(kind);
+                left.into_iter().for_each(|left| left.retain(|name| !names.contains(*name)));
+            }
+            Some(AssignedResource::Count(_)) | None => {
+                self.counted.get_mut(kind).into_iter().for_each(|left| *left -= count);
+            }
+        }
+    }
+}
+
+/// Where a service starts first, a running task leaves a drained node when its successor
+/// runs elsewhere.
+fn stays_until_relieved(draft: &mut Draft<'_>, task: &Task) -> bool {
+    let Some(service) = draft.store.service(task.service_id.as_str()).cloned() else { return false };
+    let replicated = matches!(service.spec.mode, ServiceMode::Replicated { .. }) && !service.pending_delete;
+    let order = service.spec.update.as_ref().map(|config| config.order);
+    let running = task.status.state == TaskState::Running;
+    let key = slot_key(task);
+    let goes_on = after(&service, &key, task, draft.now) == Vacancy::Fill;
+    if !(replicated && running && goes_on && order == Some(UpdateOrder::StartFirst)) {
+        return false;
+    }
+    let slot: Vec<Arc<Task>> =
+        draft.store.tasks_of_service(service.id.as_str()).filter(|other| other.slot == task.slot).cloned().collect();
+    let successor = slot.iter().any(|other| other.id != task.id && other.is_wanted());
+    // One made from an older spec is replaced by the update, which starts first too.
+    if !successor && task.spec_version == service.spec_version {
+        relieve(draft, &service, &key, task, &slot);
+    }
+    draft.waiting(|| format!("task {} stays on drained node {} until its successor runs", task.id, task.node_id));
+    true
 }
 
 /// The task is told to stop and, for a replica, its slot filled elsewhere at once.
 fn displace(draft: &mut Draft<'_>, task: &Task, reason: Reason) {
-    draft.edit_task(task.id.as_str(), |task| {
-        task.desired_state = task.desired_state.max(TaskState::Shutdown);
-        if matches!(reason, Reason::Constraints | Reason::Resources) {
-            task.status.err = reason.text().into();
-        }
-    });
+    draft.desire(task.id.as_str(), TaskState::Shutdown);
+    if matches!(reason, Reason::Constraints | Reason::Resources) {
+        draft.say_why(task.id.as_str(), reason.text());
+    }
     draft.done(|| format!("task {} leaves node {}: {}", task.id, task.node_id, reason.text()));
     let Some(service) = draft.store.service(task.service_id.as_str()).cloned() else { return };
-    if service.pending_delete || is_global(&service) || slot_is_occupied(draft, &service, task) {
+    // A job fills its slots itself, within its limit of tasks at a time.
+    let others_fill = service.spec.mode.is_per_node() || service.spec.mode.is_job();
+    if service.pending_delete || others_fill || slot_is_occupied(draft, &service, task) {
         return;
     }
     let key: SlotKey = slot_key(task);
@@ -125,7 +203,7 @@ fn orphan(draft: &mut Draft<'_>, node: Option<&Node>, task: &Task) {
         return;
     }
     let now = draft.now;
-    draft.edit_task(task.id.as_str(), |task| {
+    draft.change_task(task.id.as_str(), |task| {
         task.status.state = TaskState::Orphaned;
         task.status.timestamp = now;
         task.status.message = "node is gone".into();

@@ -1,8 +1,10 @@
 //! One task on every node that may have one.
 
 use super::draft::Draft;
-use super::slots::{Slot, SlotKey, Vacancy, fill, is_leaving, node_is_eligible, slots, vacancy, wanted};
-use skep_model::node::{Availability, Node, NodeState};
+use super::slots::{
+    Slot, SlotKey, Vacancy, fill, is_leaving, node_is_eligible, slots, takes_new_tasks, vacancy, wanted,
+};
+use skep_model::node::Node;
 use skep_model::service::Service;
 use skep_model::task::{Task, TaskState};
 use std::sync::Arc;
@@ -31,9 +33,8 @@ fn run_node(draft: &mut Draft<'_>, service: &Service, node: &Node, key: &SlotKey
         }
         return;
     }
-    // A paused node keeps what it has; one not heard of yet gets its task when it reports.
-    let takes_new = node.spec.availability == Availability::Active && node.status.state == NodeState::Ready;
-    if present || !takes_new {
+    // A paused node keeps what it has.
+    if present || !takes_new_tasks(node) {
         return;
     }
     match vacancy(service, key, slot, draft.now) {

@@ -7,16 +7,22 @@ mod constraint;
 mod draft;
 mod enforce;
 mod global;
+mod job;
 mod reap;
+mod rebalance;
 mod replicated;
 mod restart;
+mod roles;
 mod schedule;
 mod scope;
 mod slots;
 mod update;
+mod why;
 
 pub(crate) use allocate::{VNI_MIN, first_host, is_overlay, overlaps};
 pub(crate) use constraint::parse as parse_constraints;
+pub use rebalance::{Move, Rebalance, rebalance};
+pub use why::{TaskReason, Why, why};
 
 use crate::command::{Key, Write};
 use crate::ids::IdSource;
@@ -47,7 +53,7 @@ pub struct Plan {
 }
 
 /// Runs every planner in its fixed order over one snapshot plus the writes so far:
-/// node liveness is the dispatcher's fact; networks, enforce, restart, replicated, global,
+/// node liveness is the dispatcher's fact; roles, networks, enforce, restart, replicated, global,
 /// update, allocate, schedule, reap.
 ///
 /// `dirty` limits the work to what depends on those keys; an empty set means all (a new
@@ -69,6 +75,7 @@ pub fn plan(store: &Store, dirty: &BTreeSet<Key>, now: Timestamp, ids: &mut dyn 
 }
 
 fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
+    roles::run(draft, &scope.nodes);
     allocate::networks(draft);
     enforce::run(draft, &scope.nodes);
     for id in scope.services.clone() {
@@ -94,18 +101,22 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
 }
 
 fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>) {
+    if let ServiceMode::Replicated { replicas } = service.spec.mode
+        && !update::is_under_way(service)
+        && slots::is_calm(&draft.store, service, replicas)
+    {
+        return;
+    }
     restart::run(draft, service);
     let Some(service) = draft.store.service(service.id.as_str()).cloned() else { return };
     match service.spec.mode {
         ServiceMode::Replicated { replicas } => replicated::run(draft, &service, replicas),
         ServiceMode::Global => global::run(draft, &service),
-        // Refused when they are created; a later version's may be read here.
-        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => {
-            draft.waiting(|| format!("service {}: jobs are not supported yet", service.spec.name));
-            return;
-        }
+        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => job::run(draft, &service),
     }
-    update::run(draft, &service);
+    if !service.spec.mode.is_job() {
+        update::run(draft, &service);
+    }
     let after = draft.store.service(service.id.as_str());
     if after.is_some_and(|after| after.spec != service.spec) {
         // Only the store knows the new spec's version: the next plan goes on.
@@ -115,5 +126,11 @@ fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>)
     restart::release(draft, &service);
 }
 
+#[cfg(test)]
+mod job_tests;
+#[cfg(test)]
+mod rebalance_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod tests;

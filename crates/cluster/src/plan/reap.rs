@@ -1,7 +1,7 @@
 //! Forgets what is over: removed tasks, old history, services and networks on their way out.
 
 use super::draft::Draft;
-use super::slots::{Slot, may_still_run, slots, wanted};
+use super::slots::{Slot, is_result, may_still_run, slots, wanted};
 use crate::command::{Key, Kind};
 use skep_model::service::{Service, UpdateState};
 use skep_model::task::{Task, TaskState};
@@ -32,11 +32,14 @@ pub(super) fn service(draft: &mut Draft<'_>, id: &str) {
 }
 
 fn tasks(draft: &mut Draft<'_>, service: Option<&Service>, id: &str) {
+    if !draft.store.tasks_of_service(id).any(|task| is_over(task)) {
+        return;
+    }
     let all = slots(&draft.store, id);
     let limit = service.map_or(Some(0), |service| history_limit(draft, service));
     for slot in all.values() {
         let (gone, history): (Slot, Slot) =
-            slot.iter().filter(|task| is_over(task)).cloned().partition(|task| is_worthless(task));
+            slot.iter().filter(|task| is_over(task) && !is_kept(service, task)).cloned().partition(|t| is_worthless(t));
         gone.iter().for_each(|task| draft.remove_task(task));
         // The last task of a slot that nothing fills is the fact that says why.
         let kept = limit.map(|limit| if wanted(slot).next().is_some() { limit } else { limit.max(1) });
@@ -49,6 +52,11 @@ fn tasks(draft: &mut Draft<'_>, service: Option<&Service>, id: &str) {
 fn is_over(task: &Task) -> bool {
     let state = task.status.state;
     task.desired_state > TaskState::Complete && (state < TaskState::Assigned || state.is_terminal())
+}
+
+/// What a job has achieved is no history yet.
+fn is_kept(service: Option<&Service>, task: &Task) -> bool {
+    task.desired_state != TaskState::Remove && service.is_some_and(|service| is_result(service, task))
 }
 
 /// Not even worth a line in the history.

@@ -2,8 +2,8 @@
 
 use super::draft::Draft;
 use super::slots::{
-    Slot, SlotKey, Vacancy, after, fill, is_global, is_leaving, may_still_run, node_is_eligible, record_restart, slots,
-    wanted,
+    Slot, SlotKey, Vacancy, after, fill, goal, is_leaving, is_result, iteration, may_still_run, node_is_eligible,
+    record_restart, slots, wanted,
 };
 use skep_model::service::Service;
 use skep_model::task::{Task, TaskState};
@@ -15,14 +15,18 @@ const OLD_TASK_WAIT: Duration = Duration::from_secs(60);
 
 /// Turns every ended task into history and fills its slot again if the policy says so.
 pub(super) fn run(draft: &mut Draft<'_>, service: &Arc<Service>) {
-    if !draft.store.tasks_of_service(service.id.as_str()).any(|task| ended_unhandled(task)) {
+    let unhandled = |task: &Task| ended_unhandled(task) && !is_result(service, task);
+    if !draft.store.tasks_of_service(service.id.as_str()).any(|task| unhandled(task)) {
         return;
     }
     for (key, slot) in slots(&draft.store, service.id.as_str()) {
-        let mut occupied = wanted(&slot).next().is_some();
-        for task in slot.iter().filter(|task| ended_unhandled(task)) {
+        let mut occupied = wanted(&slot).next().is_some() || slot.iter().any(|task| is_result(service, task));
+        for task in slot.iter().filter(|task| unhandled(task)) {
             draft.desire(task.id.as_str(), TaskState::Shutdown);
-            occupied = occupied || restart(draft, service, &key, task);
+            // What belongs to an earlier run of a job is not repeated.
+            if task.job_iteration == iteration(service) {
+                occupied = occupied || restart(draft, service, &key, task);
+            }
         }
     }
 }
@@ -34,7 +38,7 @@ fn ended_unhandled(task: &Task) -> bool {
 /// Whether the slot has a new task now.
 fn restart(draft: &mut Draft<'_>, service: &Arc<Service>, key: &SlotKey, ended: &Task) -> bool {
     let node = draft.store.node(ended.node_id.as_str());
-    if is_global(service) && !node.is_some_and(|node| node_is_eligible(service, node)) {
+    if service.spec.mode.is_per_node() && !node.is_some_and(|node| node_is_eligible(service, node)) {
         return false;
     }
     match after(service, key, ended, draft.now) {
@@ -65,7 +69,7 @@ pub(super) fn release(draft: &mut Draft<'_>, service: &Service) {
             continue;
         }
         match held_until(draft, &slot, task) {
-            None => draft.desire(task.id.as_str(), TaskState::Running),
+            None => draft.desire(task.id.as_str(), goal(service)),
             Some(at) => {
                 draft.wake(at);
                 draft.waiting(|| format!("task {} is held until {}", task.id, at.to_rfc3339()));

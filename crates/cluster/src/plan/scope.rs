@@ -1,10 +1,11 @@
 //! What a plan looks at, derived from the keys that changed.
 
 use super::constraint;
+use super::enforce::reserves;
 use super::slots::node_keeps_tasks;
 use crate::command::{Key, Kind};
 use crate::store::Store;
-use skep_model::service::{Service, ServiceMode};
+use skep_model::service::Service;
 use skep_model::task::Task;
 use std::collections::BTreeSet;
 
@@ -57,6 +58,10 @@ impl Scope {
                     return;
                 }
                 self.balancers.insert(task.node_id.0.clone());
+                // Whom it is to relieve may need another successor.
+                if let Some(old) = task.beside.as_ref().and_then(|id| store.task(id.as_str())) {
+                    self.nodes.insert(old.node_id.0.clone());
+                }
                 // Its order to leave may have been lost to a race with its own report.
                 if !may_stay(store, task) {
                     self.nodes.insert(task.node_id.0.clone());
@@ -65,7 +70,7 @@ impl Scope {
             Kind::Node => {
                 self.nodes.insert(key.id.clone());
                 self.services.extend(store.tasks_of_node(&key.id).map(|task| task.service_id.0.clone()));
-                let global = store.services().filter(|service| matches!(service.spec.mode, ServiceMode::Global));
+                let global = store.services().filter(|service| service.spec.mode.is_per_node());
                 self.services.extend(global.map(|service| service.id.0.clone()));
             }
             Kind::Network => {
@@ -95,7 +100,7 @@ impl Scope {
 /// Whether a task is plainly in its place. With reservations it takes a look at all of
 /// its node's tasks to tell.
 fn may_stay(store: &Store, task: &Task) -> bool {
-    let reserves = task.spec.resources.reserve_nano_cpus > 0 || task.spec.resources.reserve_memory_bytes > 0;
+    let reserves = reserves(&task.spec.resources);
     let Some(node) = store.node(task.node_id.as_str()) else { return false };
     !reserves && node_keeps_tasks(node) && constraint::matches(&task.spec.placement, node)
 }

@@ -5,7 +5,7 @@ use super::draft::Draft;
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::node::{Availability, Node, NodeState};
-use skep_model::service::{RestartCondition, Service, ServiceMode};
+use skep_model::service::{RestartCondition, Service};
 use skep_model::task::{Task, TaskState, TaskStatus};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,8 +35,26 @@ pub(crate) fn slots(store: &Store, service: &str) -> BTreeMap<SlotKey, Slot> {
     for task in store.tasks_of_service(service) {
         slots.entry(slot_key(task)).or_default().push(Arc::clone(task));
     }
-    slots.values_mut().for_each(|tasks| tasks.sort_by(|a, b| age(a).cmp(&age(b))));
+    let many = |tasks: &&mut Slot| tasks.len() > 1;
+    slots.values_mut().filter(many).for_each(|tasks| tasks.sort_by(|a, b| age(a).cmp(&age(b))));
     slots
+}
+
+/// Every task of a replicated service is as it is to be, one in each of `replicas` slots:
+/// at one look over the tasks there is nothing to restart, scale, update or let go.
+pub(crate) fn is_calm(store: &Store, service: &Service, replicas: u64) -> bool {
+    let mut numbers: Vec<u64> = Vec::new();
+    for task in store.tasks_of_service(service.id.as_str()) {
+        let plain = task.replaces.is_none() && task.beside.is_none() && task.desired_state == TaskState::Running;
+        if !plain || task.status.state.is_terminal() || task.spec_version != service.spec_version {
+            return false;
+        }
+        numbers.push(task.slot);
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    let tasks = store.tasks_of_service(service.id.as_str()).count();
+    numbers.len() == tasks && tasks as u64 == replicas
 }
 
 /// Sorts older tasks first; those of the plan being made are the newest.
@@ -84,6 +102,9 @@ pub(crate) fn vacancy(service: &Service, key: &SlotKey, slot: &[Arc<Task>], now:
 pub(crate) fn after(service: &Service, key: &SlotKey, last: &Task, now: Timestamp) -> Vacancy {
     let done = Vacancy::Finished { until: None };
     let policy = &service.spec.task.restart;
+    if last.job_iteration != iteration(service) {
+        return Vacancy::Fill;
+    }
     if !ended_by_itself(last) {
         // A replica told to leave its node runs again elsewhere unless it must run once
         // at most; a global one comes back with its node.
@@ -93,6 +114,7 @@ pub(crate) fn after(service: &Service, key: &SlotKey, last: &Task, now: Timestam
     match policy.condition {
         RestartCondition::None => done,
         RestartCondition::OnFailure if last.status.state == TaskState::Complete => done,
+        RestartCondition::Any if last.status.state == TaskState::Complete && service.spec.mode.is_job() => done,
         RestartCondition::OnFailure | RestartCondition::Any => attempts_left(service, key, now),
     }
 }
@@ -143,12 +165,7 @@ pub(crate) fn record_restart(draft: &mut Draft<'_>, service: &Service, key: &Slo
 pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, predecessor: Option<&Task>) {
     let mut task = new_task(draft, service, key);
     match predecessor {
-        Some(old) if ended_by_itself(old) => {
-            task.start_not_before = old.ended_at.max(old.meta.created_at).plus(service.spec.task.restart.delay);
-            if task.start_not_before > draft.now {
-                task.desired_state = TaskState::Ready;
-            }
-        }
+        Some(old) if ended_by_itself(old) => hold_back(draft, service, &mut task, old),
         // Even when its node is down: that the old one is to stop may fail to be stored.
         Some(old) if has_run(old) => {
             task.replaces = Some(old.id.clone());
@@ -158,6 +175,27 @@ pub(crate) fn fill(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, pred
     }
     draft.done(|| format!("service {}: new task {} for slot {}", service.spec.name, task.id, key.fact()));
     draft.put_task(task);
+}
+
+/// Makes a task that runs in the slot of `old` and relieves it once it runs. After a
+/// failure the next attempt is held back like a restart.
+pub(crate) fn relieve(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, old: &Task, slot: &[Arc<Task>]) {
+    let mut task = new_task(draft, service, key);
+    task.beside = Some(old.id.clone());
+    let before = |task: &&Arc<Task>| task.beside.as_ref() == Some(&old.id) && ended_by_itself(task);
+    if let Some(failed) = slot.iter().rev().find(before) {
+        hold_back(draft, service, &mut task, failed);
+    }
+    draft.done(|| format!("service {}: new task {} to relieve {}", service.spec.name, task.id, old.id));
+    draft.put_task(task);
+}
+
+/// Lets a task wait at READY until the restart delay after a failure has passed.
+pub(crate) fn hold_back(draft: &Draft<'_>, service: &Service, task: &mut Task, failed: &Task) {
+    task.start_not_before = failed.ended_at.max(failed.meta.created_at).plus(service.spec.task.restart.delay);
+    if task.start_not_before > draft.now {
+        task.desired_state = TaskState::Ready;
+    }
 }
 
 /// Its node was told of it and has not said that it is over.
@@ -178,7 +216,8 @@ pub(crate) fn new_task(draft: &mut Draft<'_>, service: &Service, key: &SlotKey) 
         service_labels: service.spec.labels.clone(),
         spec: service.spec.task.clone(),
         spec_version: service.spec_version,
-        desired_state: TaskState::Running,
+        job_iteration: iteration(service),
+        desired_state: goal(service),
         status: TaskStatus { timestamp: draft.now, message: "created".into(), ..TaskStatus::default() },
         ..Task::default()
     };
@@ -226,6 +265,23 @@ pub(crate) fn is_current(store: &Store, service: &Service, task: &Task) -> bool 
     moved == service.spec.task
 }
 
-pub(crate) fn is_global(service: &Service) -> bool {
-    matches!(service.spec.mode, ServiceMode::Global)
+/// Whether a node may be given tasks now. One not heard of yet gets them when it reports.
+pub(crate) fn takes_new_tasks(node: &Node) -> bool {
+    node.spec.availability == Availability::Active && node.status.state == NodeState::Ready
+}
+
+/// The state that a service's tasks are wanted in for good.
+pub(crate) fn goal(service: &Service) -> TaskState {
+    if service.spec.mode.is_job() { TaskState::Complete } else { TaskState::Running }
+}
+
+/// The present iteration of a job; `None` for other services.
+pub(crate) fn iteration(service: &Service) -> Option<u64> {
+    service.job_status.map(|status| status.iteration)
+}
+
+/// A job's task that ended well: it says that its slot is done, and stays.
+pub(crate) fn is_result(service: &Service, task: &Task) -> bool {
+    let present = service.spec.mode.is_job() && task.job_iteration == iteration(service);
+    present && task.status.state == TaskState::Complete
 }

@@ -4,10 +4,12 @@
 
 use super::draft::Draft;
 use super::slots::{
-    Slot, SlotKey, Vacancy, ended_by_itself, fill, is_current, new_task, node_is_eligible, slots, vacancy, wanted,
+    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_calm, is_current, new_task, node_is_eligible, slots, vacancy, wanted,
 };
 use skep_model::Timestamp;
-use skep_model::service::{FailureAction, Service, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
+use skep_model::service::{
+    FailureAction, Service, ServiceMode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
+};
 use skep_model::task::{Task, TaskState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +34,19 @@ struct Progress<'a> {
     unsettled: usize,
 }
 
+/// An update or rollback is not over, or paused.
+pub(super) fn is_under_way(service: &Service) -> bool {
+    let state = service.update_status.as_ref().map(|status| status.state);
+    !matches!(state, None | Some(UpdateState::Completed | UpdateState::RollbackCompleted))
+}
+
 pub(super) fn run(draft: &mut Draft<'_>, service: &Arc<Service>) {
+    if let ServiceMode::Replicated { replicas } = service.spec.mode
+        && !is_under_way(service)
+        && is_calm(&draft.store, service, replicas)
+    {
+        return;
+    }
     let slots = slots(&draft.store, service.id.as_str());
     finish_pairs(draft, service, &slots);
     let state = service.update_status.as_ref().map(|status| status.state);
@@ -69,7 +83,9 @@ fn finish_pairs(draft: &mut Draft<'_>, service: &Service, slots: &BTreeMap<SlotK
         if keeper.status.state == TaskState::Running {
             old.iter().for_each(|task| draft.desire(task.id.as_str(), TaskState::Shutdown));
         }
-        for task in new.iter().filter(|task| task.id != keeper.id) {
+        // One that is to take over from the keeper may still get there.
+        let heir = |task: &&&Arc<Task>| task.beside.as_ref() == Some(&keeper.id);
+        for task in new.iter().filter(|task| task.id != keeper.id && !heir(task)) {
             draft.desire(task.id.as_str(), TaskState::Shutdown);
         }
     }
@@ -237,10 +253,7 @@ fn start_beside(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, slot: &
     let mut task = new_task(draft, service, key);
     let failed = slot.iter().rev().find(|task| task.spec_version == service.spec_version && ended_by_itself(task));
     if let Some(failed) = failed {
-        task.start_not_before = failed.ended_at.plus(service.spec.task.restart.delay);
-        if task.start_not_before > draft.now {
-            task.desired_state = TaskState::Ready;
-        }
+        hold_back(draft, service, &mut task, failed);
     }
     draft.done(|| format!("service {}: new task {} beside the old one", service.spec.name, task.id));
     draft.put_task(task);

@@ -81,6 +81,19 @@ impl Indices {
         }
     }
 
+    /// A task was changed in place; it was in the group of `node` and held `addresses`.
+    pub(super) fn move_task(&mut self, task: &Task, node: &str, addresses: &[(String, IpAddr)]) {
+        if node != node_key(task) {
+            let id = Arc::<str>::from(task.id.as_str());
+            change_group(&mut self.tasks_of_node, &id, Some(node.to_owned()), Some(node_key(task).to_owned()));
+        }
+        let after = task_addresses(task);
+        if addresses != after {
+            self.release(addresses);
+            self.hold(&after, &Holder::Task(task.id.as_str().into()));
+        }
+    }
+
     fn update(&mut self, object: &Object, add: bool) {
         match object {
             Object::Cluster(_) => {}
@@ -175,7 +188,7 @@ pub(super) fn service_ports(service: &Service) -> Vec<(Protocol, u16)> {
 }
 
 /// A global service's task has its node from the start, but is that node's only once assigned.
-fn node_key(task: &Task) -> &str {
+pub(super) fn node_key(task: &Task) -> &str {
     if task.status.state < TaskState::Assigned { "" } else { task.node_id.as_str() }
 }
 
@@ -204,6 +217,11 @@ fn set<K: Ord + Clone>(map: &mut Arc<BTreeMap<K, Arc<str>>>, key: K, id: &Arc<st
     } else if map.get(&key) == Some(id) {
         map.remove(&key);
     }
+}
+
+/// The VXLAN identifier a network has, if any.
+pub(super) fn network_claims(network: &ClusterNetwork) -> Option<u32> {
+    (network.vni != 0).then_some(network.vni)
 }
 
 /// Whether `network` is what `name` refers to while it is not being removed.

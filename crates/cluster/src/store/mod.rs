@@ -6,6 +6,7 @@ mod index;
 mod recent;
 mod snapshot;
 mod table;
+mod working;
 
 pub use index::Holder;
 

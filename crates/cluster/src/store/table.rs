@@ -57,16 +57,27 @@ impl<T> Table<T> {
     }
 
     pub(super) fn remove(&mut self, id: &str) {
+        drop(self.take(id));
+    }
+
+    /// Removes an object and returns it.
+    pub(super) fn take(&mut self, id: &str) -> Option<Arc<T>> {
+        self.get(id)?;
         let buckets = Arc::make_mut(&mut self.buckets);
-        let Some(bucket) = buckets.get_mut(&prefix(id)) else { return };
-        if !bucket.contains_key(id) {
-            return;
-        }
-        Arc::make_mut(bucket).remove(id);
+        let bucket = buckets.get_mut(&prefix(id))?;
+        let object = Arc::make_mut(bucket).remove(id);
         if bucket.is_empty() {
             buckets.remove(&prefix(id));
         }
         self.len -= 1;
+        object
+    }
+
+    /// To be changed in place.
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Arc<T>> {
+        self.get(id)?;
+        let bucket = Arc::make_mut(&mut self.buckets).get_mut(&prefix(id))?;
+        Arc::make_mut(bucket).get_mut(id)
     }
 }
 

@@ -250,13 +250,25 @@ fn memory_files(before: &Resources, after: &Resources, v2: bool) -> Writes {
     }
     let memory = ("memory.limit_in_bytes", after.memory_bytes.to_string());
     let swap = ("memory.memsw.limit_in_bytes", swap.to_string());
-    // The kernel wants memory to stay below memory plus swap at every step.
-    if after.memory_bytes > before.memory_bytes { vec![swap, memory] } else { vec![memory, swap] }
+    // The kernel wants memory to stay below memory plus swap at every step. No limit is the largest.
+    let grows = before.memory_bytes > 0 && after.memory_bytes > before.memory_bytes;
+    if grows { vec![swap, memory] } else { vec![memory, swap] }
 }
 
-/// The weight of version 2 that stands for shares of version 1.
+/// The weight of version 2 that stands for shares of version 1: the formula of the OCI
+/// runtimes, which libcontainer applies at the start, too. It takes the defaults of both
+/// (1024 and 100) for the same.
 fn weight_of(shares: i64) -> i64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+    const SHARES_MIN: i64 = 2;
+    const SHARES_MAX: i64 = 262_144;
+    const WEIGHT_MAX: i64 = 10_000;
+    if shares <= SHARES_MIN {
+        return 1;
+    }
+    // Exact: the number has 18 bits.
+    let logarithm = (shares.min(SHARES_MAX) as f64).log2();
+    let exponent = (logarithm * logarithm + 125.0 * logarithm) / 612.0 - 7.0 / 34.0;
+    (10_f64.powf(exponent).ceil() as i64).clamp(1, WEIGHT_MAX)
 }
 
 fn write_limit(dir: &Path, file: &str, value: &str) -> Result<()> {
@@ -292,6 +304,7 @@ mod tests {
         let large = Resources { memory_bytes: 200, ..Default::default() };
         assert_eq!(memory_files(&small, &large, false)[0].0, "memory.memsw.limit_in_bytes");
         assert_eq!(memory_files(&large, &small, false)[0].0, "memory.limit_in_bytes");
-        assert_eq!((weight_of(2), weight_of(1024), weight_of(262_144)), (1, 39, 10_000));
+        assert_eq!(memory_files(&Resources::default(), &small, false)[0].0, "memory.limit_in_bytes");
+        assert_eq!((weight_of(2), weight_of(1024), weight_of(262_144)), (1, 100, 10_000));
     }
 }

@@ -4,6 +4,7 @@ use crate::container::attach::{PendingAttach, bridge, channels, resize_process};
 use crate::container::inner::{Inner, new_id};
 use crate::container::registry::{Container, lock};
 use crate::container::shim::{self, Outcome};
+use crate::container::spec::confinement;
 use crate::container::{AttachOptions, Attached, spec, user};
 use crate::sys::mounts::Tree;
 use skep_model::container::{ContainerInfo, ContainerStatus, ExecConfig, ExecInfo};
@@ -158,6 +159,7 @@ impl Inner {
         let user = user::resolve(wanted, &info.host.group_add, &passwd, &group)?;
         let process = spec::exec_process(info, &exec.config, &user, &info.config.hostname, &self.kernel)?;
         shim::write_json(&run_dir.join("process.json"), &process)?;
+        let confinement = confinement::of_exec(&info.host, exec.config.privileged, &self.kernel)?;
         let config = ShimConfig {
             container_id: info.id.0.clone(),
             target: ShimTarget::Exec { container_root: self.run_dir(&info.id) },
@@ -172,6 +174,8 @@ impl Inner {
             init: false,
             shared_process_namespace: false,
             network_sysctls: BTreeMap::new(),
+            capabilities: confinement.capabilities,
+            seccomp: self.seccomp_profile(confinement.seccomp.as_ref())?,
         };
         let starting = shim::spawn(&self.program, run_dir, &config).await?;
         if let Some((pending, options)) = client {

@@ -36,6 +36,13 @@ use bytes::Bytes;
 use skep_model::Timestamp;
 use tokio::sync::mpsc;
 
+/// A name for something whose user gave none. Two may be equal.
+#[must_use]
+pub fn random_name() -> String {
+    // With a digit, as nobody here can ask whether the plain name is taken.
+    names::generate(rand::random(), 1)
+}
+
 /// Which of a process's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {

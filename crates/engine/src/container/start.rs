@@ -4,12 +4,12 @@ use crate::container::inner::Inner;
 use crate::container::record;
 use crate::container::registry::{Container, Owned};
 use crate::container::shim::{self, Outcome, now};
-use crate::container::spec::{self, BindFile, Namespace, Namespaces};
+use crate::container::spec::{self, BindFile, Namespace, Namespaces, confinement};
 use crate::container::user::{self, User};
 use crate::network::endpoints::Plan;
 use crate::sys::mounts::Tree;
 use skep_model::container::{ContainerInfo, ContainerStatus, Health, HealthStatus, LogConfig, MountKind};
-use skep_model::shim::{ExitRecord, OverlayMount, ShimConfig, ShimLog, ShimTarget, Started};
+use skep_model::shim::{ExitRecord, OverlayMount, SeccompProfile, ShimConfig, ShimLog, ShimTarget, Started};
 use skep_model::{Error, ErrorKind, Result};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -188,6 +188,7 @@ impl Inner {
             let (max_size_bytes, max_files) = log_limits(&info.host.log_config)?;
             Some(ShimLog { path: self.log_path(info), max_size_bytes, max_files })
         };
+        let confinement = confinement::of_container(&info.host, &self.kernel)?;
         let network_sysctls =
             info.host.sysctls.iter().filter(|(name, _)| name.starts_with("net.")).map(|(k, v)| (k.clone(), v.clone()));
         Ok(ShimConfig {
@@ -204,7 +205,15 @@ impl Inner {
             init: info.host.init.unwrap_or(false),
             shared_process_namespace: !info.host.pid_mode.is_empty() && info.host.pid_mode != "private",
             network_sysctls: network_sysctls.collect(),
+            capabilities: confinement.capabilities,
+            seccomp: self.seccomp_profile(confinement.seccomp.as_ref())?,
         })
+    }
+
+    /// Where the shim finds the profile.
+    pub(crate) fn seccomp_profile(&self, profile: Option<&serde_json::Value>) -> Result<Option<SeccompProfile>> {
+        let directory = self.config.exec_root.join("seccomp");
+        profile.map(|profile| confinement::store_profile(&directory, profile)).transpose()
     }
 
     /// The file the shim logs to; other parts know it only if the driver is json-file.

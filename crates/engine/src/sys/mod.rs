@@ -4,5 +4,6 @@
 
 pub mod kernel;
 pub(crate) mod mounts;
+mod old_overlay;
 pub(crate) mod process;
 pub(crate) mod resolve;

@@ -4,6 +4,7 @@
 use crate::sys::resolve::openat2;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+use skep_model::shim::takes_layers_one_by_one;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -106,6 +107,15 @@ pub(crate) fn fd_path(fd: &impl AsFd) -> PathBuf {
 }
 
 fn overlay(lower: &[PathBuf], writable: Option<(&Path, &Path)>) -> std::io::Result<Tree> {
+    let release = rustix::system::uname();
+    if takes_layers_one_by_one(&release.release().to_string_lossy()) {
+        overlay_by_layer(lower, writable)
+    } else {
+        super::old_overlay::mount(lower, writable).map(|root| Tree { root })
+    }
+}
+
+fn overlay_by_layer(lower: &[PathBuf], writable: Option<(&Path, &Path)>) -> std::io::Result<Tree> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let mut kept_open = Vec::new();
     let mut set = |key: &str, path: &Path| -> std::io::Result<()> {

@@ -265,7 +265,7 @@ pub async fn import_busybox(engine: &Engine) {
     file("etc/group", 0o644, b"root:x:0:\nwheel:x:10:root\nwww:x:34:\n");
     file("data/from-image", 0o640, b"content\n");
     file("bin/broken", 0o755, b"\x7fnothing");
-    let applets = "sh ls cat echo sleep true false id env pwd mkdir mount touch test head dd yes kill ps hostname tty stty \
+    let applets = "sh ls cat echo sleep true false id env pwd mkdir mount touch test head dd yes kill ps hostname tty stty tr chmod \
         rm grep wc nc ip chown unshare seq tail stat date trap";
     for applet in applets.split_whitespace() {
         let mut header = tar::Header::new_gnu();

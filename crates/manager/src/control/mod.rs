@@ -4,13 +4,15 @@
 //! `name` arguments take a full id, an exact name or a unique id prefix. Errors carry
 //! the reference's texts (`service x not found`, `rpc error: code = ... desc = ...`).
 
+mod managers;
 mod names;
+mod orchestrate;
 mod reach;
 mod swarm;
 
 use crate::dispatch::Tunnels;
 use crate::edit::edit;
-use crate::raft::Replicator;
+use crate::raft::{Member, Replicator};
 use names::resolve;
 use skep_cluster::Store;
 use skep_cluster::command::Write;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub(crate) use swarm::fresh_token;
+pub use orchestrate::{Move, Moves, TaskReason, Why};
 pub use swarm::{JoinTokens, RotateFlags};
 
 /// Handle to the manager on this node. Cheap to clone.
@@ -34,12 +37,14 @@ pub use swarm::{JoinTokens, RotateFlags};
 pub struct Control {
     replicator: Replicator,
     node_id: NodeId,
+    /// How this manager is reached.
+    own: Member,
     tunnels: Tunnels,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, node_id: NodeId, tunnels: Tunnels) -> Self {
-        Self { replicator, node_id, tunnels }
+    pub(crate) fn new(replicator: Replicator, own: Member, tunnels: Tunnels) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, tunnels }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
@@ -87,12 +92,14 @@ impl Control {
     }
 
     pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.store().nodes().cloned().collect()
+        let seen = self.seen_managers();
+        self.store().nodes().map(|node| seen.correct(node)).collect()
     }
 
     /// `self` is this node.
     pub fn node(&self, name: &str) -> Result<Arc<Node>> {
-        self.find_node(&self.store(), name).cloned()
+        let store = self.store();
+        self.find_node(&store, name).map(|node| self.seen_managers().correct(node))
     }
 
     pub async fn update_node(&self, name: &str, version: u64, spec: NodeSpec) -> Result<()> {
@@ -177,11 +184,6 @@ impl Control {
     /// This node's id.
     pub fn node_id(&self) -> &NodeId {
         &self.node_id
-    }
-
-    /// Id of the leader, if one is known.
-    pub fn leader(&self) -> Option<NodeId> {
-        self.replicator.leader()
     }
 
     fn store(&self) -> Arc<Store> {

@@ -36,14 +36,14 @@ pub(crate) async fn run(replicator: &Replicator, sessions: &Sessions, stop: &Can
                 leads = now_leads;
                 if !leads {
                     sessions.clear();
-                } else if replicator.catch_up().await.is_ok() {
+                } else {
                     expect_nodes(replicator, sessions).await;
                 }
             }
             Event::Expired => {
                 let expired = sessions.expire(Instant::now());
                 if leads {
-                    record(replicator, &expired, NodeState::Down, "heartbeat failure").await;
+                    record(replicator, sessions, &expired, NodeState::Down, "heartbeat failure").await;
                 }
             }
         }
@@ -56,16 +56,31 @@ async fn expect_nodes(replicator: &Replicator, sessions: &Sessions) {
     let period = store.cluster().map_or(Duration::from_secs(5), |cluster| cluster.spec.heartbeat_period);
     let alive = store.nodes().filter(|node| node.status.state != NodeState::Down);
     let missing = sessions.expect(alive.map(|node| node.id.clone()).collect(), period, Instant::now());
-    record(replicator, &missing, NodeState::Unknown, "").await;
+    record(replicator, sessions, &missing, NodeState::Unknown, "").await;
 }
 
-async fn record(replicator: &Replicator, nodes: &[NodeId], state: NodeState, message: &str) {
+/// Records that nodes are away. One that opened a session while that was on its way saw its
+/// old, good state and wrote nothing; it is put right afterwards.
+async fn record(replicator: &Replicator, sessions: &Sessions, nodes: &[NodeId], state: NodeState, message: &str) {
+    write_states(replicator, nodes, state, message, |_| true).await;
+    let back: Vec<NodeId> = nodes.iter().filter(|node| sessions.is_open(node)).cloned().collect();
+    // What happened to it since, if anything, is newer.
+    write_states(replicator, &back, NodeState::Ready, "", |present| present == state).await;
+}
+
+async fn write_states(
+    replicator: &Replicator,
+    nodes: &[NodeId],
+    state: NodeState,
+    message: &str,
+    applies: impl Fn(NodeState) -> bool,
+) {
     for chunk in nodes.chunks(WRITES_PER_COMMAND_MAX) {
         let recorded = edit(replicator, |store, _, _| {
             let mut writes = Vec::new();
             for node in chunk {
                 // A node that was removed meanwhile has no state to record.
-                if store.node(node.as_str()).is_some() {
+                if store.node(node.as_str()).is_some_and(|present| applies(present.status.state)) {
                     writes.extend(node_state(store, node, state, message)?);
                 }
             }

@@ -17,6 +17,7 @@ use skep_model::id::NodeId;
 use skep_model::node::{NodeDescription, NodeState};
 use skep_model::task::TaskStatus;
 use skep_model::{Error, Result as ModelResult};
+use skep_proto::LEADER_METADATA;
 use skep_proto::codec::decode;
 use skep_proto::dispatcher::{
     AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, SessionMessage, SessionRequest,
@@ -112,6 +113,8 @@ impl Inner {
         data_path: &str,
     ) -> ModelResult<()> {
         let address = caller.address.ip().to_string();
+        // A node that names no address is reached where it comes from.
+        let data_path = if data_path.is_empty() { &address } else { data_path };
         edit(&self.replicator, |store, _, _| {
             Ok(((), node_ready(store, node, description.clone(), &address, data_path)?))
         })
@@ -131,12 +134,20 @@ impl Inner {
         }
     }
 
+    /// Only the leader serves agents; the others say where it is.
     fn check_leader(&self) -> Result<(), Status> {
-        if self.replicator.is_leader() && !self.stop.is_cancelled() {
-            Ok(())
-        } else {
-            Err(Status::unavailable("this manager is not the leader"))
+        if self.stop.is_cancelled() {
+            return Err(Status::unavailable("this manager is stopping"));
         }
+        if self.replicator.is_leader() {
+            return Ok(());
+        }
+        let mut status = Status::unavailable("this manager is not the leader");
+        let leader = self.replicator.leader().and_then(|leader| leader.address.parse().ok());
+        if let Some(address) = leader {
+            status.metadata_mut().insert(LEADER_METADATA, address);
+        }
+        Err(status)
     }
 }
 

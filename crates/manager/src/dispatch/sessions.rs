@@ -77,6 +77,11 @@ impl Sessions {
         self.table().get(node).is_some_and(|entry| entry.is(session_id))
     }
 
+    /// Whether the node has a session, whichever.
+    pub(crate) fn is_open(&self, node: &NodeId) -> bool {
+        self.table().get(node).is_some_and(|entry| entry.session.is_some())
+    }
+
     /// Expects these nodes to open a session; answers those who have none yet.
     pub(crate) fn expect(&self, nodes: Vec<NodeId>, period: Duration, now: Instant) -> Vec<NodeId> {
         let deadline = now + period * PERIODS_OF_GRACE;
@@ -193,6 +198,7 @@ mod tests {
         sessions.open(&node("here"), "", PERIOD, start);
         let missing = sessions.expect(vec![node("here"), node("away")], PERIOD, start);
         assert_eq!(missing, [node("away")]);
+        assert!(sessions.is_open(&node("here")) && !sessions.is_open(&node("away")));
         assert_eq!(sessions.expire(after(start, 29)), [node("here")]);
         assert_eq!(sessions.expire(after(start, 30)), [node("away")]);
     }

@@ -98,6 +98,13 @@ pub(crate) struct Builder {
     file: SnapshotFile,
 }
 
+impl Builder {
+    /// The snapshot is to say other members than there were.
+    pub(super) fn set_membership(&mut self, membership: Membership) {
+        self.meta.last_membership = membership;
+    }
+}
+
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Vec<u8>;
 

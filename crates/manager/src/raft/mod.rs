@@ -1,6 +1,10 @@
 //! Replication: opens the log, runs openraft, and is the only place that proposes.
 
+mod anew;
+mod compact;
+mod epoch;
 mod flush;
+mod leadership;
 mod log;
 mod machine;
 mod members;
@@ -14,12 +18,14 @@ mod types;
 
 use crate::ids::RandomIds;
 use crate::store_handle::StoreHandle;
+use epoch::Epoch;
+use leadership::{Contact, nobody};
 use log::LogStore;
 use machine::Machine;
-use network::{Network, message};
+use network::Network;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Config, SnapshotPolicy};
 use seal::Seal;
 use service::Proposed;
 use skep_cluster::command::{Command, Write};
@@ -34,40 +40,43 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Mutex, watch};
 use types::{Outcome, Proposal, RaftHandle};
 
-pub(crate) use members::Members;
+pub(crate) use leadership::Leadership;
+pub(crate) use members::{Members, NotAdmitted};
 pub(crate) use network::RAFT_MESSAGE_BYTES_MAX;
 pub(crate) use seal::write_atomic;
 pub(crate) use service::RaftService;
 pub(crate) use types::Member;
 
 /// Election and heartbeat for managers in one data centre: a new leader within a second.
-const HEARTBEAT_INTERVAL_MS: u64 = 75;
-const ELECTION_TIMEOUT_MIN_MS: u64 = 250;
-const ELECTION_TIMEOUT_MAX_MS: u64 = 450;
+const HEARTBEAT_INTERVAL_MS: u64 = 60;
+const ELECTION_TIMEOUT_MIN_MS: u64 = 200;
+const ELECTION_TIMEOUT_MAX_MS: u64 = 350;
 /// Time to send a whole snapshot.
 const SNAPSHOT_TIMEOUT_MS: u64 = 60_000;
-/// Log entries between snapshots, and how many stay for slow followers.
-const SNAPSHOT_INTERVAL: u64 = 10_000;
-const LOG_ENTRIES_KEPT: u64 = 500;
-const PURGE_BATCH: u64 = 64;
+/// Openraft purges nothing by itself: [`compact`] does, by the swarm's settings.
+const PURGE_NOTHING: u64 = u64::MAX;
 /// Entries in one message; their bytes are limited by the log reader.
 const APPEND_ENTRIES_MAX: u64 = 300;
 /// Requests waiting inside openraft.
 const API_QUEUE_MAX: u64 = 1024;
-/// How long a write waits for a leader.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A write that found no leader looks again after this at the latest.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a write may take.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(20);
+/// For so long after a leader was lost, writes wait for the next one; then they are refused at
+/// once. An election takes less than a second, on a busy machine a little more.
+const NO_LEADER_PATIENCE: Duration = Duration::from_secs(2);
+/// A write that a leader did not take is offered again after this at the latest.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// A write that was sent on and not answered is sent again; its id makes that harmless.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the parts of a stopped Raft may hold on to the log.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest command in its encoded form.
 const COMMAND_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Clients match this text.
-const NO_LEADER: &str = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too \
+pub(crate) const NO_LEADER: &str = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too \
                          few managers are online. Make sure more than half of the managers are online.";
 
 /// Why a command did not become a fact.
@@ -102,6 +111,11 @@ pub(crate) struct Replicator {
     raft: RaftHandle,
     store: StoreHandle,
     network: Network,
+    contact: Contact,
+    leadership: watch::Sender<Leadership>,
+    /// Held while the members change: Raft takes one change at a time.
+    changing: Arc<Mutex<()>>,
+    snapshot_file: SnapshotFile,
     log_closed: watch::Receiver<()>,
 }
 
@@ -115,16 +129,28 @@ impl Replicator {
         let log = LogStore::open(&dir.join("log"), seal.clone()).map_err(failed)?;
         let log_closed = log.closed();
         let raft_id = members::own_raft_id(dir, new_raft_id).map_err(failed)?;
-        let (machine, store) = Machine::open(SnapshotFile::new(dir, seal)).map_err(failed)?;
-        let network = Network::new(identity);
+        let snapshot_file = SnapshotFile::new(dir, seal);
+        let (machine, store) = Machine::open(snapshot_file.clone()).map_err(failed)?;
+        let network = Network::new(identity, Epoch::open(dir).map_err(failed)?);
         let config = Arc::new(config().validate().map_err(|e| Error::internal(e.to_string()))?);
         let raft = RaftHandle::new(raft_id, config, network.clone(), log, machine).await;
         let raft = raft.map_err(|e| Error::internal(format!("cannot start Raft: {e}")))?;
-        Ok(Self { raft, store, network, log_closed })
+        let (leadership, changing) = (watch::Sender::new(nobody()), Arc::new(Mutex::new(())));
+        let contact = Contact::default();
+        Ok(Self { raft, store, network, contact, leadership, changing, snapshot_file, log_closed })
+    }
+
+    /// Makes the manager of the folder `dir`, which does not run, the only member of its swarm.
+    pub(crate) async fn make_anew(dir: &Path, own: Member) -> Result<(), Error> {
+        let failed = |e: std::io::Error| Error::internal(format!("cannot make the swarm anew: {e}"));
+        let seal = Seal::open_or_create(&dir.join("data.key")).map_err(failed)?;
+        anew::make_anew(dir, seal, own).await.map_err(failed)
     }
 
     /// Makes this the first and only member.
     pub(crate) async fn initialize(&self, node_id: NodeId, address: String) -> Result<(), Error> {
+        let recorded = self.network.epoch().set(epoch::FIRST);
+        recorded.map_err(|e| Error::internal(format!("cannot record the epoch: {e}")))?;
         let members = BTreeMap::from([(self.raft_id(), Member { node_id, address })]);
         self.raft.initialize(members).await.map_err(|e| Error::internal(format!("cannot start Raft: {e}")))
     }
@@ -148,57 +174,20 @@ impl Replicator {
     }
 
     pub(crate) fn service(&self) -> RaftService {
-        RaftService::new(self.raft.clone(), self.network.clone())
+        RaftService::new(self.clone())
     }
 
-    /// The leader, if one is known.
-    pub(crate) fn leader(&self) -> Option<NodeId> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader?;
-        metrics.membership_config.membership().get_node(&leader).map(|member| member.node_id.clone())
-    }
-
-    pub(crate) fn is_leader(&self) -> bool {
-        self.raft.is_leader()
-    }
-
-    /// Waits until this manager has become leader (`true`) or ceased to be (`false`), whichever
-    /// it is not in the eyes of the caller. Fails when Raft stopped.
-    pub(crate) async fn leadership_change(&self, was_leader: bool) -> Result<bool, Error> {
-        let mut metrics = self.raft.server_metrics();
-        loop {
-            let leads = metrics.borrow_and_update().state == ServerState::Leader;
-            if leads != was_leader {
-                return Ok(leads);
+    /// The leader, if there is one.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        match &*self.leadership.borrow() {
+            Leadership::Us => {
+                let metrics = self.raft.server_metrics();
+                let metrics = metrics.borrow_watched();
+                metrics.membership_config.membership().get_node(&self.raft_id()).cloned()
             }
-            metrics.changed().await.map_err(|_| Error::internal("Raft has stopped"))?;
+            Leadership::Other(leader) => Some(leader.clone()),
+            Leadership::Nobody { .. } => None,
         }
-    }
-
-    /// Stops Raft's clock while this is the only voter and leads: it has nobody to send
-    /// heartbeats to and nobody to lose an election to, and an idle node should sleep. Runs until `stop`.
-    pub(crate) async fn tend_clock(&self, stop: &CancellationToken) -> Result<(), Error> {
-        let mut metrics = self.raft.server_metrics();
-        loop {
-            let alone = {
-                let metrics = metrics.borrow_and_update();
-                let mut voters = metrics.membership_config.voter_ids();
-                let only_voter = voters.next() == Some(self.raft_id()) && voters.next().is_none();
-                only_voter && metrics.state == ServerState::Leader
-            };
-            self.raft.runtime_config().tick(!alone);
-            tokio::select! {
-                changed = metrics.changed() => changed.map_err(|_| Error::internal("Raft has stopped"))?,
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    }
-
-    /// Waits until everything committed before now is applied here. Fails when not the leader.
-    pub(crate) async fn catch_up(&self) -> Result<(), Error> {
-        let read = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
-        read.map(|_| ()).map_err(|e| Error::unavailable(e.to_string()))
     }
 
     /// Proposes writes as one command. Returns when they are committed and applied here.
@@ -209,50 +198,89 @@ impl Replicator {
             return Err(ProposeError::TooLarge(bytes));
         }
         let command = Arc::new(command);
-        let deadline = tokio::time::Instant::now() + PROPOSE_TIMEOUT;
+        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.propose_until_answered(&command)).await;
+        match proposed.unwrap_or(Err(ProposeError::NoLeader))? {
+            Outcome::Applied(applied) => Ok(applied),
+            Outcome::Rejected(rejection) => Err(rejection.into()),
+            Outcome::Nothing => Ok(Applied::default()),
+        }
+    }
+
+    /// Offers a command to one leader after the other; its id makes a second try harmless.
+    async fn propose_until_answered(&self, command: &Arc<Command>) -> Result<Outcome, ProposeError> {
+        let mut leadership = self.leadership();
+        let stopped = || ProposeError::Stopped("has stopped".into());
         loop {
-            let mut metrics = self.raft.server_metrics();
-            metrics.borrow_and_update();
-            match self.propose_once(&command).await? {
-                Some(Outcome::Applied(applied)) => return Ok(applied),
-                Some(Outcome::Rejected(rejection)) => return Err(rejection.into()),
-                Some(Outcome::Nothing) => return Ok(Applied::default()),
-                // The command's id makes a second try harmless.
-                None => tokio::select! {
-                    changed = metrics.changed() => {
-                        changed.map_err(|_| ProposeError::Stopped("has stopped".into()))?;
+            let leader = leadership.borrow_and_update().clone();
+            let outcome = async {
+                match &leader {
+                    Leadership::Us => self.propose_here(command).await,
+                    Leadership::Other(leader) => Ok(self.forward(leader, command).await),
+                    Leadership::Nobody { since } => {
+                        tokio::time::sleep_until(*since + NO_LEADER_PATIENCE).await;
+                        Err(ProposeError::NoLeader)
                     }
-                    // A leader that is known here may not yet know it itself.
-                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
-                    () = tokio::time::sleep_until(deadline) => return Err(ProposeError::NoLeader),
+                }
+            };
+            tokio::select! {
+                biased;
+                outcome = outcome => if let Some(outcome) = outcome? {
+                    return Ok(outcome);
                 },
+                // Who was asked leads no more and may never answer.
+                changed = leadership.changed() => {
+                    changed.map_err(|_| stopped())?;
+                    continue;
+                }
+            }
+            tokio::select! {
+                changed = leadership.changed() => changed.map_err(|_| stopped())?,
+                () = tokio::time::sleep(RETRY_INTERVAL) => {}
             }
         }
     }
 
-    /// `None`: no leader at present.
-    async fn propose_once(&self, command: &Arc<Command>) -> Result<Option<Outcome>, ProposeError> {
+    /// `None`: Raft does not take it at present.
+    async fn propose_here(&self, command: &Arc<Command>) -> Result<Option<Outcome>, ProposeError> {
         match self.raft.client_write(Proposal(command.clone())).await {
             Ok(written) => Ok(Some(written.data)),
-            Err(RaftError::APIError(
-                ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to),
-            )) => Ok(self.forward(&to, command).await),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => {
+                Ok(None)
+            }
             Err(e) => Err(ProposeError::Stopped(e.to_string())),
         }
     }
 
-    async fn forward(&self, to: &ForwardToLeader<types::TypeConfig>, command: &Arc<Command>) -> Option<Outcome> {
-        let leader = to.leader_node.as_ref()?;
-        if to.leader_id == Some(self.raft_id()) {
-            return None;
-        }
+    /// `None`: it did not take it, or did not answer.
+    async fn forward(&self, leader: &Member, command: &Arc<Command>) -> Option<Outcome> {
         let mut client = self.network.shared_client(&leader.address).ok()?;
-        let answer = client.propose(message(command.as_ref())).await;
+        let answer =
+            tokio::time::timeout(FORWARD_TIMEOUT, client.propose(self.network.message(command.as_ref()))).await;
+        let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")));
         let answer =
             answer.inspect_err(|status| tracing::debug!(leader = %leader.node_id, %status, "forwarding failed"));
+        if answer.is_err() {
+            self.network.drop_shared_client();
+        }
         let proposed: Proposed = skep_proto::codec::decode(&answer.ok()?.into_inner().body).ok()?;
         self.store.wait_applied(proposed.index).await;
         Some(proposed.outcome)
+    }
+
+    /// Index of the newest snapshot and of the last entry that is gone from the log.
+    #[cfg(test)]
+    pub(crate) fn log_bounds(&self) -> (u64, u64) {
+        use openraft::async_runtime::WatchReceiver;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |log_id: &Option<types::LogId>| log_id.as_ref().map_or(0, |id| id.index);
+        (index(&metrics.snapshot), index(&metrics.purged))
+    }
+
+    /// As if no cable was plugged in: nothing reaches the other managers or comes from them.
+    #[cfg(test)]
+    pub(crate) fn cut(&self, cut: bool) {
+        self.network.cut(cut);
     }
 
     #[cfg(test)]
@@ -297,9 +325,8 @@ fn config() -> Config {
         election_timeout_min: ELECTION_TIMEOUT_MIN_MS,
         election_timeout_max: ELECTION_TIMEOUT_MAX_MS,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_INTERVAL),
-        max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,
-        purge_batch_size: PURGE_BATCH,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: PURGE_NOTHING,
         max_payload_entries: APPEND_ENTRIES_MAX,
         api_channel_size: Some(API_QUEUE_MAX),
         enable_pre_vote: Some(true),

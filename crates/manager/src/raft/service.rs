@@ -1,9 +1,13 @@
 //! The other managers' calls to this one.
 
-use super::members::{self, Join, NotAdmitted};
-use super::network::{Network, SnapshotHeader, message};
-use super::types::{Outcome, Proposal, RaftHandle, Snapshot};
+use super::Replicator;
+use super::members::{Join, NotAdmitted};
+use super::network::SnapshotHeader;
+use super::types::{Member, Outcome, Proposal, Snapshot};
+use crate::access::Caller;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::AppendEntriesResponse;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use skep_cluster::Command;
 use skep_proto::codec::decode;
@@ -25,36 +29,74 @@ pub(crate) struct Proposed {
 
 /// Serves the Raft protocol to members.
 pub(crate) struct RaftService {
-    raft: RaftHandle,
-    network: Network,
+    replicator: Replicator,
 }
 
 impl RaftService {
-    pub(crate) fn new(raft: RaftHandle, network: Network) -> Self {
-        Self { raft, network }
+    pub(crate) fn new(replicator: Replicator) -> Self {
+        Self { replicator }
+    }
+
+    /// The message of a member of this swarm's present life.
+    fn open<T: DeserializeOwned>(&self, request: Request<RaftMessage>, adopt: bool) -> Result<T, Status> {
+        if !self.replicator.network.passes() {
+            return Err(Status::unavailable("cut off"));
+        }
+        let request = request.into_inner();
+        self.replicator.network.epoch().check(request.epoch, adopt)?;
+        Ok(decode(&request.body)?)
+    }
+
+    fn answer<T: Serialize>(&self, answer: Result<T, impl Display>) -> Result<Response<RaftMessage>, Status> {
+        Ok(Response::new(self.replicator.network.message(&answer.map_err(stopped)?)))
+    }
+
+    /// A change of the members belongs to the leader; a follower sends it on, once.
+    async fn admit(&self, join: Join) -> Result<(), Status> {
+        let result = match join.leaves {
+            false => self.replicator.admit(&join).await,
+            true => self.replicator.dismiss(&join).await,
+        };
+        let leader = match result {
+            Ok(()) => return Ok(()),
+            Err(NotAdmitted::Refused(status)) => return Err(status),
+            Err(NotAdmitted::NotLeader(leader)) => leader.filter(|_| !join.forwarded),
+        };
+        // Without a leader nobody can record its new address, but votes may need it.
+        if leader.is_none() && !join.leaves && self.replicator.members().voters.contains_key(&join.raft_id) {
+            self.replicator.network.note_address(join.raft_id, &join.member.address);
+        }
+        let leader: Member = leader.ok_or_else(|| Status::unavailable(super::NO_LEADER))?;
+        let mut client = self.replicator.network.client(&leader.address).map_err(stopped)?;
+        let leaves = join.leaves;
+        let message = self.replicator.network.message(&Join { forwarded: true, ..join });
+        if leaves { client.leave(message).await.map(drop) } else { client.join(message).await.map(drop) }
     }
 }
 
 #[tonic::async_trait]
 impl Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let answer = self.raft.append_entries(decode(&request.into_inner().body)?).await;
-        Ok(Response::new(message(&answer.map_err(stopped)?)))
+        let answer = self.replicator.raft.append_entries(self.open(request, true)?).await;
+        if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+            self.replicator.contact.note();
+        }
+        self.answer(answer)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let answer = self.raft.vote(decode(&request.into_inner().body)?).await;
-        Ok(Response::new(message(&answer.map_err(stopped)?)))
+        let answer = self.replicator.raft.vote(self.open(request, false)?).await;
+        self.answer(answer)
     }
 
     async fn pre_vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let answer = self.raft.pre_vote(decode(&request.into_inner().body)?).await;
-        Ok(Response::new(message(&answer.map_err(stopped)?)))
+        let answer = self.replicator.raft.pre_vote(self.open(request, false)?).await;
+        self.answer(answer)
     }
 
     async fn transfer_leader(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let answer = self.raft.handle_transfer_leader(decode(&request.into_inner().body)?).await;
-        Ok(Response::new(message(&answer.map_err(stopped)?)))
+        let answer = self.replicator.raft.handle_transfer_leader(self.open(request, false)?).await;
+        self.answer(answer)
     }
 
     async fn install_snapshot(
@@ -64,6 +106,7 @@ impl Raft for RaftService {
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("empty snapshot stream"))?;
         let header: SnapshotHeader = decode(&first.header)?;
+        self.replicator.network.epoch().check(header.epoch, true)?;
         let mut snapshot = first.data;
         while let Some(chunk) = chunks.message().await? {
             if snapshot.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
@@ -72,32 +115,51 @@ impl Raft for RaftService {
             snapshot.extend_from_slice(&chunk.data);
         }
         let snapshot = Snapshot { meta: header.meta, snapshot };
-        let answer = self.raft.install_full_snapshot(header.vote, snapshot).await;
-        Ok(Response::new(message(&answer.map_err(stopped)?)))
+        let answer = self.replicator.raft.install_full_snapshot(header.vote, snapshot).await;
+        self.answer(answer)
     }
 
     async fn join(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let request = request.into_inner();
-        let join: Join = decode(&request.body)?;
-        let leader = match members::admit(&self.raft, &join).await {
-            Ok(()) => return Ok(Response::new(message(&()))),
-            Err(NotAdmitted::Refused(status)) => return Err(status),
-            Err(NotAdmitted::NotLeader(leader)) => leader,
-        };
-        let leader = leader.filter(|_| !join.forwarded).ok_or_else(|| Status::unavailable("there is no leader"))?;
-        let mut client = self.network.client(&leader.address).map_err(stopped)?;
-        client.join(message(&Join { forwarded: true, ..join })).await
+        let join = self.open_change(request, false)?;
+        self.admit(join).await?;
+        self.answer(Ok::<_, Status>(()))
+    }
+
+    async fn leave(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let join = self.open_change(request, true)?;
+        self.admit(join).await?;
+        self.answer(Ok::<_, Status>(()))
     }
 
     async fn propose(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let command: Command = decode(&request.into_inner().body)?;
-        match self.raft.client_write(Proposal(Arc::new(command))).await {
-            Ok(written) => Ok(Response::new(message(&Proposed { index: written.log_id.index, outcome: written.data }))),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+        let command: Command = self.open(request, false)?;
+        match self.replicator.raft.client_write(Proposal(Arc::new(command))).await {
+            Ok(written) => {
+                self.answer(Ok::<_, Status>(Proposed { index: written.log_id.index, outcome: written.data }))
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => {
                 Err(Status::failed_precondition("not the leader"))
             }
             Err(e) => Err(stopped(e)),
         }
+    }
+}
+
+impl RaftService {
+    /// A request to come or to go, which a node makes for itself or a manager passes on.
+    fn open_change(&self, request: Request<RaftMessage>, leaves: bool) -> Result<Join, Status> {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.peer.clone());
+        let request = request.into_inner();
+        // Who comes anew belongs to no epoch yet.
+        if request.epoch != super::epoch::NONE || leaves {
+            self.replicator.network.epoch().check(request.epoch, false)?;
+        }
+        let join = Join { leaves, ..decode(&request.body)? };
+        let is_own = caller.is_some_and(|peer| peer.node_id == join.member.node_id);
+        if is_own || join.forwarded {
+            return Ok(join);
+        }
+        Err(Status::permission_denied("a manager comes and goes only for itself"))
     }
 }
 

@@ -2,12 +2,16 @@
 
 use super::seal::{Seal, write_atomic};
 use super::types::SnapshotMeta;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// First bytes of the file; the digit is the format's version.
 const MAGIC: &[u8; 8] = b"SKEPSNP1";
+
+/// Name of an old snapshot that is kept, before its index.
+const COPY_PREFIX: &str = "snapshot-";
 
 /// Where the snapshot lies.
 #[derive(Clone)]
@@ -34,6 +38,27 @@ impl SnapshotFile {
         write_atomic(&self.path, &file)
     }
 
+    /// Keeps the snapshot at `index` beside those before it, of which the newest `kept` stay.
+    pub(crate) fn keep_copies(&self, index: u64, kept: usize) -> io::Result<()> {
+        let name = |index: u64| self.path.with_file_name(format!("{COPY_PREFIX}{index}"));
+        let mut copies = self.copies()?;
+        if kept > 0 && copies.insert(index) {
+            fs::hard_link(&self.path, name(index))?;
+        }
+        // The present one is no old one.
+        let surplus = copies.len().saturating_sub(if kept > 0 { kept.saturating_add(1) } else { 0 });
+        for old in copies.into_iter().take(surplus) {
+            fs::remove_file(name(old))?;
+        }
+        Ok(())
+    }
+
+    fn copies(&self) -> io::Result<BTreeSet<u64>> {
+        let Some(dir) = self.path.parent() else { return Ok(BTreeSet::new()) };
+        let names = fs::read_dir(dir)?.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter_map(|name| name.strip_prefix(COPY_PREFIX)?.parse().ok()).collect())
+    }
+
     /// Meta and store bytes, `None` if there is none yet.
     pub(crate) fn read(&self) -> io::Result<Option<(SnapshotMeta, Vec<u8>)>> {
         let file = match fs::read(&self.path) {
@@ -52,5 +77,30 @@ impl SnapshotFile {
         let (meta, store) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(malformed)?;
         let meta = skep_proto::codec::decode(meta).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         Ok((meta, store.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_old_snapshots_stay_as_are_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let seal = Seal::open_or_create(&dir.path().join("data.key")).unwrap();
+        let file = SnapshotFile::new(dir.path(), seal);
+        let check = |index: u64, kept: usize, expect: &[u64]| {
+            file.write(&SnapshotMeta::default(), b"store").unwrap();
+            file.keep_copies(index, kept).unwrap();
+            assert_eq!(file.copies().unwrap().into_iter().collect::<Vec<_>>(), expect, "{index} {kept}");
+        };
+        check(10, 0, &[]);
+        check(20, 2, &[20]);
+        check(30, 2, &[20, 30]);
+        check(40, 2, &[20, 30, 40]);
+        check(50, 2, &[30, 40, 50]);
+        check(50, 2, &[30, 40, 50]);
+        check(60, 1, &[50, 60]);
+        check(70, 0, &[]);
     }
 }

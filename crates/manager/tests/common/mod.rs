@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
-use skep_identity::{CertificateRequest, Identity, JoinToken, StoredIdentity};
+use skep_identity::{CertStore, CertificateRequest, Identity, JoinToken, StoredIdentity};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::Timestamp;
 use skep_model::node::{NodeDescription, Platform};
@@ -18,7 +18,9 @@ use skep_proto::dispatcher::{
     UpdateTaskStatusRequest,
 };
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -32,6 +34,15 @@ pub fn config(dir: &Path) -> ManagerConfig {
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
     }
+}
+
+/// A configuration with an address that no other test and no other process has, also after
+/// a restart.
+pub fn settled_config(dir: &Path) -> ManagerConfig {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed));
+    ManagerConfig { listen_addr: (ip, 2377).into(), ..config(dir) }
 }
 
 pub async fn bootstrap(dir: &Path) -> Manager {
@@ -90,8 +101,21 @@ pub async fn join(address: &str, token: &str) -> Result<Identity, Status> {
     issue(channel, &token.to_text()).await
 }
 
+/// Joins with a token and keeps the certificate in `store`.
+pub async fn join_and_keep(address: &str, token: &str, store: &CertStore) -> Identity {
+    let token: JoinToken = token.parse().unwrap();
+    let channel = skep_identity::connect_for_join(address, &token).await.unwrap();
+    let stored = ask(channel, &token.to_text()).await.unwrap();
+    store.save(&stored).unwrap();
+    Identity::new(&stored).unwrap()
+}
+
 /// Asks for a certificate over a channel.
 pub async fn issue(channel: Channel, token: &str) -> Result<Identity, Status> {
+    Ok(Identity::new(&ask(channel, token).await?).unwrap())
+}
+
+async fn ask(channel: Channel, token: &str) -> Result<StoredIdentity, Status> {
     let request = CertificateRequest::create().unwrap();
     let message = IssueNodeCertificateRequest {
         csr_pem: request.pem().to_owned(),
@@ -99,12 +123,11 @@ pub async fn issue(channel: Channel, token: &str) -> Result<Identity, Status> {
         availability: String::new(),
     };
     let answer = NodeCaClient::new(channel).issue_node_certificate(message).await?.into_inner();
-    let stored = StoredIdentity {
+    Ok(StoredIdentity {
         root_pem: answer.root_ca_pem,
         chain_pem: answer.certificate_chain_pem,
         key_pem: request.key_pem().to_owned().into(),
-    };
-    Ok(Identity::new(&stored).unwrap())
+    })
 }
 
 /// A node's agent that runs nothing but says what it is told to say.

@@ -5,17 +5,12 @@ pub mod ipvs;
 pub mod nftables;
 
 use crate::BalancerChoice;
-use crate::kernel::netlink::{Attrs, Request, Socket};
+use crate::kernel;
 use crate::nft::table::Table;
-use netlink_sys::protocols::NETLINK_GENERIC;
+use ipvs::table::Services;
 use skep_model::error::{Error, Result};
 use skep_model::netstate::DesiredService;
-use std::io;
 use std::net::IpAddr;
-
-const GENERIC_CONTROL: u16 = 16;
-const GET_FAMILY: u8 = 3;
-const FAMILY_NAME: u16 = 2;
 
 /// Spreads connections to virtual addresses inside an overlay's namespace.
 pub trait Balancer: Send + Sync {
@@ -25,6 +20,12 @@ pub trait Balancer: Send + Sync {
     /// The namespace's packet rules for these services; `own` are the balancer's own
     /// addresses, at most one of each family.
     fn rules(&self, services: &[&DesiredService], own: &[IpAddr]) -> Table;
+
+    /// What IPVS is to have there; `None` when it is not used.
+    fn balanced(&self, services: &[&DesiredService]) -> Option<Services>;
+
+    /// Sysctls that must be so where it balances.
+    fn settings(&self) -> &'static [(&'static str, &'static str)];
 }
 
 /// The balancer to use.
@@ -32,30 +33,15 @@ pub trait Balancer: Send + Sync {
 /// # Errors
 /// When one is demanded that cannot be had.
 pub fn choose(choice: BalancerChoice) -> Result<Box<dyn Balancer>> {
+    let has_ipvs =
+        || kernel::ipvs::is_usable().map_err(|e| Error::internal(format!("cannot ask the kernel for IPVS: {e}")));
     match choice {
-        BalancerChoice::Nftables | BalancerChoice::Auto => Ok(Box::new(nftables::Nftables)),
-        BalancerChoice::Ipvs => match kernel_has_ipvs() {
-            Ok(true) => Err(Error::not_implemented("the IPVS balancer is not supported yet: use --balancer nftables")),
-            Ok(false) => {
-                Err(Error::unavailable("the kernel has no IPVS: load the ip_vs module or use --balancer nftables"))
-            }
-            Err(error) => Err(Error::internal(format!("cannot ask the kernel for IPVS: {error}"))),
-        },
-    }
-}
-
-/// Whether the kernel knows IPVS' netlink family (loading the module when it may).
-///
-/// # Errors
-/// When generic netlink cannot be asked.
-pub fn kernel_has_ipvs() -> io::Result<bool> {
-    let mut socket = Socket::open(NETLINK_GENERIC)?;
-    let mut a = Attrs::new();
-    a.text(FAMILY_NAME, "IPVS");
-    match socket.ask(&Request::new(GENERIC_CONTROL, 0, &[GET_FAMILY, 1, 0, 0], &a)) {
-        Ok(answer) => Ok(answer.is_some()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+        BalancerChoice::Nftables => Ok(Box::new(nftables::Nftables)),
+        BalancerChoice::Auto if !has_ipvs()? => Ok(Box::new(nftables::Nftables)),
+        BalancerChoice::Ipvs if !has_ipvs()? => {
+            Err(Error::unavailable("the kernel has no IPVS: load the ip_vs module or use --balancer nftables"))
+        }
+        BalancerChoice::Auto | BalancerChoice::Ipvs => Ok(Box::new(ipvs::Ipvs)),
     }
 }
 
@@ -65,8 +51,14 @@ mod tests {
 
     #[test]
     fn a_demanded_balancer_that_cannot_be_had_is_a_clear_error() {
-        assert_eq!(choose(BalancerChoice::Auto).map(|balancer| balancer.name()).ok(), Some("nftables"));
-        let error = choose(BalancerChoice::Ipvs).err().unwrap();
-        assert!(error.message.contains("use --balancer nftables"), "{}", error.message);
+        let name = |choice| choose(choice).map(|balancer| balancer.name());
+        assert_eq!(name(BalancerChoice::Nftables).unwrap(), "nftables");
+        match name(BalancerChoice::Ipvs) {
+            Ok(found) => assert_eq!((found, name(BalancerChoice::Auto).unwrap()), ("ipvs", "ipvs")),
+            Err(error) => {
+                assert!(error.message.contains("use --balancer nftables"), "{}", error.message);
+                assert_eq!(name(BalancerChoice::Auto).unwrap(), "nftables");
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Balancing by nftables maps; works on every kernel that skep runs on.
 
 use super::Balancer;
+use super::ipvs::table::Services;
 use crate::nft::table::Table;
 use crate::rules;
 use skep_model::netstate::DesiredService;
@@ -15,5 +16,13 @@ impl Balancer for Nftables {
 
     fn rules(&self, services: &[&DesiredService], own: &[IpAddr]) -> Table {
         rules::overlay::table(services, own)
+    }
+
+    fn balanced(&self, _services: &[&DesiredService]) -> Option<Services> {
+        None
+    }
+
+    fn settings(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
     }
 }

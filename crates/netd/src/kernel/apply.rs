@@ -4,7 +4,7 @@ use crate::diff::Op;
 use crate::kernel::netlink::Request;
 use crate::kernel::netns::Namespace;
 use crate::kernel::place::Place;
-use crate::kernel::{nft, observe, route, sysctl};
+use crate::kernel::{ipvs, neighbour, nft, observe, policy, route, sysctl};
 use crate::plan::{Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Seen, Wanted, WantedPlace};
 use skep_model::id::NetworkId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +56,12 @@ impl Kernel {
         for id in ids {
             let want = wanted.places.get(&id).unwrap_or(&nothing);
             let observed = match self.place(&id) {
-                Ok(Some(place)) => observe::place(place, want).map(Some),
+                Ok(Some(place)) => observe::place(place, want).and_then(|mut seen| {
+                    if !matches!(id, PlaceId::Container(_)) {
+                        seen.balanced = ipvs::read(place, want.balanced.is_some())?;
+                    }
+                    Ok(Some(seen))
+                }),
                 Ok(None) => Ok(None),
                 Err(error) => Err(error),
             };
@@ -86,13 +91,24 @@ impl Kernel {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn flush_flows(&mut self, id: &PlaceId, addresses: &[std::net::IpAddr]) -> io::Result<usize> {
+    pub fn flush_flows(&mut self, id: &PlaceId, targets: &[(std::net::IpAddr, Option<u16>)]) -> io::Result<usize> {
         let flushed = match self.place(id)? {
-            Some(place) => crate::kernel::conntrack::flush_udp(&mut place.netfilter, addresses),
+            Some(place) => crate::kernel::conntrack::flush_udp(&mut place.netfilter, targets),
             None => Ok(0),
         };
         self.others.clear();
         flushed
+    }
+
+    /// The MTU of the host's link that has an address; `None` when none has it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn link_mtu_of(&mut self, address: std::net::IpAddr) -> io::Result<Option<u32>> {
+        let addresses = route::read_addresses(&self.host.route.dump(&route::dump_addresses())?);
+        let Some((index, _)) = addresses.iter().find(|(_, net)| net.addr() == address) else { return Ok(None) };
+        let links = route::read_links(&self.host.route.dump(&route::dump_links())?);
+        Ok(links.values().find(|link| link.index == *index).map(|link| link.mtu))
     }
 
     /// What tells a container's namespace from others; `None` when it is gone.
@@ -139,7 +155,9 @@ impl Kernel {
     fn apply_one(&mut self, op: &Op) -> io::Result<()> {
         match op {
             Op::CreateNamespace(network) => {
-                Namespace::create(&self.overlay_directory.join(network.as_str())).map(|_| ())
+                let namespace = Namespace::create(&self.overlay_directory.join(network.as_str()))?;
+                // The kernel tells of changes only in namespaces that it has a number for.
+                present_is_fine(self.host.route.send_one(&route::number_namespace(namespace.raw_fd())))
             }
             Op::RemoveNamespace(network) => self.remove_overlay(network),
             Op::DeleteLink { place, name } => {
@@ -174,7 +192,32 @@ impl Kernel {
                 let index = place.index(&route.interface)?;
                 place.route.send_one(&route::set_default_route(index, route.gateway))
             }
+            Op::AddForwarding { place, entry } => {
+                let place = self.required_place(place)?;
+                let index = place.index(entry.link())?;
+                place.route.send_one(&neighbour::add(entry, index))
+            }
+            Op::RemoveForwarding { place, entry } => {
+                let place = self.required_place(place)?;
+                let index = place.index(entry.link())?;
+                absent_is_fine(place.route.send_one(&neighbour::delete(entry, index)))
+            }
+            Op::AddPolicyRule { place, rule } => {
+                present_is_fine(self.required_place(place)?.route.send_one(&policy::add_rule(rule)))
+            }
+            Op::RemovePolicyRule { place, rule } => {
+                absent_is_fine(self.required_place(place)?.route.send_one(&policy::delete_rule(rule)))
+            }
+            Op::SetTableRoute { place, route } => {
+                let place = self.required_place(place)?;
+                let index = place.index(&route.interface)?;
+                place.route.send_one(&policy::set_route(route, index))
+            }
+            Op::RemoveTableRoute { place, route } => {
+                absent_is_fine(self.required_place(place)?.route.send_one(&policy::delete_route(route)))
+            }
             Op::Rules { place, changes } => nft::apply(&mut self.required_place(place)?.netfilter, changes),
+            Op::Balance { place, changes } => ipvs::apply(self.required_place(place)?, changes),
         }
     }
 
@@ -190,7 +233,7 @@ impl Kernel {
     }
 
     fn create_link(&mut self, id: &PlaceId, name: &str, link: &Link) -> io::Result<()> {
-        if let LinkKind::Vxlan { .. } = link.kind {
+        if let LinkKind::Vxlan(_) = link.kind {
             return self.create_tunnel(id, name, link);
         }
         let target = match &link.kind {
@@ -225,9 +268,16 @@ impl Kernel {
 
     /// A tunnel is made on the host, where its outer packets travel, and moved.
     fn create_tunnel(&mut self, id: &PlaceId, name: &str, link: &Link) -> io::Result<()> {
-        let target = Namespace::open(&self.path(id))?
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the overlay's namespace is gone"))?;
-        self.host.route.send_one(&route::create_link(name, link, None, Some(target.raw_fd())))?;
+        let target = match id {
+            PlaceId::Host => None,
+            PlaceId::Overlay(_) | PlaceId::Container(_) => Some(
+                Namespace::open(&self.path(id))?
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the overlay's namespace is gone"))?,
+            ),
+        };
+        let request = route::create_link(name, link, None, target.as_ref().map(Namespace::raw_fd));
+        self.host.forget();
+        self.host.route.send_one(&request)?;
         let place = self.required_place(id)?;
         let requests = update_requests(place, name, link)?;
         all_ok(place.route.send_all(&requests)?)
@@ -249,12 +299,18 @@ fn all_ok(outcomes: Vec<io::Result<()>>) -> io::Result<()> {
     outcomes.into_iter().collect()
 }
 
+fn present_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    if is_existing(&outcome) { Ok(()) } else { outcome }
+}
+
 fn is_existing(outcome: &io::Result<()>) -> bool {
     outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
 }
 
 fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
+        // Routes that are gone are "no such process" to the kernel.
+        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(()),
         Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) || error.kind() == io::ErrorKind::NotFound => {
             Ok(())
         }

@@ -19,13 +19,16 @@ const NESTED: u16 = 0x8000;
 /// The answers of one send must fit the socket's receive buffer.
 const DELETIONS_PER_SEND: usize = 64;
 
-/// Deletes every translated UDP flow that is led to one of the addresses and returns
-/// how many there were.
+/// Deletes every translated UDP flow that is led to one of the addresses, and to its port
+/// where one is named, and returns how many there were.
 ///
 /// # Errors
 /// What the kernel says; a flow that ended by itself meanwhile is no error.
-pub fn flush_udp(socket: &mut Socket, addresses: &[IpAddr]) -> io::Result<usize> {
-    let wanted: Vec<Vec<u8>> = addresses.iter().map(|address| octets(*address)).collect();
+pub fn flush_udp(socket: &mut Socket, targets: &[(IpAddr, Option<u16>)]) -> io::Result<usize> {
+    let wanted: Vec<Target> = targets
+        .iter()
+        .map(|(address, port)| Target { address: octets(*address), port: port.map(u16::to_be_bytes) })
+        .collect();
     let flows = socket.dump(&Request::new(SUBSYSTEM | GET, 0, &[0; HEADER], &Attrs::new()))?;
     let deletions: Vec<_> = flows.iter().filter_map(|flow| deletion(flow, &wanted)).collect();
     let mut deleted = 0;
@@ -41,7 +44,12 @@ pub fn flush_udp(socket: &mut Socket, addresses: &[IpAddr]) -> io::Result<usize>
     Ok(deleted)
 }
 
-fn deletion(flow: &Answer, addresses: &[Vec<u8>]) -> Option<Request> {
+struct Target {
+    address: Vec<u8>,
+    port: Option<[u8; 2]>,
+}
+
+fn deletion(flow: &Answer, targets: &[Target]) -> Option<Request> {
     let family = *flow.body.first()?;
     let found = attributes(&flow.body, HEADER);
     let reply = attributes(found.get(&TUPLE_REPLY)?, 0);
@@ -50,7 +58,9 @@ fn deletion(flow: &Answer, addresses: &[Vec<u8>]) -> Option<Request> {
     let source = source.get(&1).or_else(|| source.get(&3))?;
     let is_udp = protocol.get(&1)?.first() == Some(&PROTOCOL_UDP);
     let is_translated = be32(found.get(&STATUS)?)? & STATUS_DNAT != 0;
-    if !is_udp || !is_translated || !addresses.iter().any(|address| address == source) {
+    let port = protocol.get(&2).copied().unwrap_or_default();
+    let is_gone = |target: &Target| target.address == *source && target.port.is_none_or(|wanted| wanted == *port);
+    if !is_udp || !is_translated || !targets.iter().any(is_gone) {
         return None;
     }
     let mut a = Attrs::new();

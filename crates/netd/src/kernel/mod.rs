@@ -4,10 +4,13 @@
 pub mod apply;
 pub mod conntrack;
 pub mod events;
+pub mod ipvs;
+pub mod neighbour;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod observe;
 pub mod place;
+pub mod policy;
 pub mod route;
 pub mod sysctl;

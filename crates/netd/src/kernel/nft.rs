@@ -28,8 +28,9 @@ const GET_ELEMENT: u16 = 13;
 const DELETE_ELEMENT: u16 = 14;
 const GET_TABLE: u16 = 1;
 
-/// nft's own note: type 0 (byte order of the key), length 4, value 1 (host).
+/// nft's own notes: type 0 (byte order of the key) or 1 (of the data), length 4, value 1 (host).
 const USER_DATA_KEY_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
+const USER_DATA_VALUE_HOST_ORDER: [u8; 6] = [1, 4, 1, 0, 0, 0];
 const FAMILY_INET: u8 = 1;
 const SET_FLAG_MAP: u32 = 8;
 const TYPE_VERDICT: u32 = 0xffff_ff00;
@@ -111,9 +112,9 @@ fn encode(index: usize, change: &Change) -> Vec<Request> {
                 SetKind::Map(data) => a.be32(3, SET_FLAG_MAP).be32(6, data.number).be32(7, data.length),
                 SetKind::VerdictMap => a.be32(3, SET_FLAG_MAP).be32(6, TYPE_VERDICT),
             };
-            if key.is_host_order() {
-                // Only listings look at it; without it names and numbers read backwards.
-                a.bytes(13, &USER_DATA_KEY_HOST_ORDER);
+            let notes = order_notes(*key, *kind);
+            if !notes.is_empty() {
+                a.bytes(13, &notes);
             }
             // The id is only looked at by rules of the same batch, and ours go by name.
             a.be32(10, u32::try_from(index).unwrap_or_default() + 1);
@@ -148,6 +149,18 @@ fn encode(index: usize, change: &Change) -> Vec<Request> {
             vec![request(DELETE_SET, 0, &a)]
         }
     }
+}
+
+/// Only listings look at it; without it names and numbers read backwards.
+fn order_notes(key: DataType, kind: SetKind) -> Vec<u8> {
+    let mut notes = Vec::new();
+    if key.is_host_order() {
+        notes.extend_from_slice(&USER_DATA_KEY_HOST_ORDER);
+    }
+    if matches!(kind, SetKind::Map(data) if data.is_host_order()) {
+        notes.extend_from_slice(&USER_DATA_VALUE_HOST_ORDER);
+    }
+    notes
 }
 
 fn encode_elements(kind: u16, flags: u16, set: &str, elements: &[(Vec<u8>, Value)]) -> Vec<Request> {

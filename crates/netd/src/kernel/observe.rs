@@ -1,9 +1,9 @@
 //! Reads what the kernel has, by dumps.
 
 use crate::kernel::place::Place;
-use crate::kernel::{nft, route, sysctl};
-use crate::plan::{DefaultRoute, SeenPlace, WantedPlace};
-use std::collections::BTreeMap;
+use crate::kernel::{neighbour, nft, policy, route, sysctl};
+use crate::plan::{DefaultRoute, Forwarding, LinkKind, SeenPlace, WantedPlace};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// One namespace as it is; only the sysctls that `want` names are read.
@@ -17,14 +17,31 @@ pub fn place(place: &mut Place, want: &WantedPlace) -> io::Result<SeenPlace> {
         .into_iter()
         .filter_map(|(index, address)| Some(((*names.get(&index)?).clone(), address)))
         .collect();
-    let routes = route::read_default_routes(&place.route.dump(&route::dump_routes())?)
+    let all_routes = place.route.dump(&route::dump_routes())?;
+    let routes = route::read_default_routes(&all_routes)
         .into_iter()
         .filter_map(|(index, gateway)| Some(DefaultRoute { interface: (*names.get(&index)?).clone(), gateway }))
         .collect();
+    let table_routes = policy::read_routes(&all_routes, &names).into_iter().collect();
+    let policy_rules = policy::read_rules(&place.route.dump(&policy::dump_rules())?).into_iter().collect();
+    let is_tunnel = |name: &str| want.links.get(name).is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+    let tunnels: BTreeMap<u32, &String> =
+        names.iter().filter(|(_, name)| is_tunnel(name)).map(|(index, name)| (*index, *name)).collect();
+    let forwarding = read_forwarding(place, &tunnels)?;
     let keys: Vec<&String> = want.sysctls.keys().chain(want.optional_sysctls.keys()).collect();
     let sysctls = if keys.is_empty() { BTreeMap::new() } else { place.run(|| Ok(read_sysctls(&keys)))? };
     let table = nft::read_table(&mut place.netfilter)?;
-    Ok(SeenPlace { links, addresses, routes, sysctls, table })
+    Ok(SeenPlace { links, addresses, routes, forwarding, policy_rules, table_routes, sysctls, table, balanced: None })
+}
+
+fn read_forwarding(place: &mut Place, tunnels: &BTreeMap<u32, &String>) -> io::Result<BTreeSet<Forwarding>> {
+    let mut found = BTreeSet::new();
+    if !tunnels.is_empty() {
+        for request in [neighbour::dump_bridges(), neighbour::dump_neighbours()] {
+            found.extend(neighbour::read(&place.route.dump(&request)?, tunnels));
+        }
+    }
+    Ok(found)
 }
 
 fn read_sysctls(keys: &[&String]) -> BTreeMap<String, String> {

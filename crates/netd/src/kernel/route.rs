@@ -1,7 +1,7 @@
 //! Routing netlink: requests for links, addresses and routes, and readers of their dumps.
 
 use crate::kernel::netlink::{Answer, Attrs, CREATE, EXCLUSIVE, REPLACE, Request, attributes, ne32, text};
-use crate::plan::{BridgePort, Link, LinkKind, SeenLink};
+use crate::plan::{BridgePort, Link, LinkKind, SeenLink, Tunnel};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +15,8 @@ const DELETE_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const GET_ROUTE: u16 = 26;
+
+const NEW_NAMESPACE_ID: u16 = 88;
 
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
@@ -33,14 +35,17 @@ const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
 const INFO_SLAVE_DATA: u16 = 5;
 const BRPORT_MODE: u16 = 4;
+const BRPORT_LEARNING: u16 = 8;
 const BRPORT_ISOLATED: u16 = 33;
 const VETH_PEER: u16 = 1;
 const BRIDGE_STP_STATE: u16 = 5;
 const BRIDGE_FORWARD_DELAY: u16 = 1;
 const VXLAN_ID: u16 = 1;
+const VXLAN_LOCAL: u16 = 4;
 const VXLAN_LEARNING: u16 = 7;
 const VXLAN_PROXY: u16 = 11;
 const VXLAN_PORT: u16 = 15;
+const VXLAN_LOCAL6: u16 = 17;
 const VXLAN_UDP_CHECKSUM: u16 = 18;
 
 const IFA_ADDRESS: u16 = 1;
@@ -105,21 +110,33 @@ pub fn create_link(name: &str, link: &Link, bridge: Option<u32>, target_namespac
                 });
             });
         }
-        LinkKind::Vxlan { vni, port } => {
+        LinkKind::Vxlan(tunnel) => {
             flags = 0;
-            if let Some(fd) = target_namespace {
-                a.bytes(IFLA_NET_NS_FD, &fd.to_ne_bytes());
-            }
-            a.nest(IFLA_LINKINFO, |info| {
-                info.bytes(INFO_KIND, b"vxlan").nest(INFO_DATA, |data| {
-                    data.u32(VXLAN_ID, *vni).u8(VXLAN_LEARNING, 0).u8(VXLAN_PROXY, 1);
-                    data.bytes(VXLAN_PORT, &port.to_be_bytes()).u8(VXLAN_UDP_CHECKSUM, 1);
-                });
-            });
+            write_tunnel(&mut a, tunnel, target_namespace);
         }
         LinkKind::Leg { .. } | LinkKind::Existing => {}
     }
     Request::new(NEW_LINK, CREATE | EXCLUSIVE, &link_header(0, flags, flags), &a)
+}
+
+fn write_tunnel(a: &mut Attrs, tunnel: &Tunnel, target_namespace: Option<RawFd>) {
+    if let Some(fd) = target_namespace {
+        a.bytes(IFLA_NET_NS_FD, &fd.to_ne_bytes());
+    }
+    if let Some(mac) = tunnel.mac {
+        a.bytes(IFLA_ADDRESS, &mac);
+    }
+    a.nest(IFLA_LINKINFO, |info| {
+        info.bytes(INFO_KIND, b"vxlan").nest(INFO_DATA, |data| {
+            data.u32(VXLAN_ID, tunnel.vni).u8(VXLAN_LEARNING, 0).u8(VXLAN_PROXY, 1);
+            data.bytes(VXLAN_PORT, &tunnel.port.to_be_bytes()).u8(VXLAN_UDP_CHECKSUM, 1);
+            match tunnel.local {
+                Some(IpAddr::V4(v4)) => drop(data.bytes(VXLAN_LOCAL, &v4.octets())),
+                Some(IpAddr::V6(v6)) => drop(data.bytes(VXLAN_LOCAL6, &v6.octets())),
+                None => {}
+            }
+        });
+    });
 }
 
 /// The settings that cannot be given at creation, and the repair of all settings.
@@ -135,7 +152,7 @@ pub fn update_link(name: &str, link: &Link, bridge: Option<u32>) -> Request {
     if let Some(bridge) = bridge {
         a.u32(IFLA_MASTER, bridge);
     }
-    if let LinkKind::Leg { mac } = link.kind {
+    if let LinkKind::Leg { mac } | LinkKind::Bridge { mac } = link.kind {
         a.bytes(IFLA_ADDRESS, &mac);
     }
     Request::new(NEW_LINK, 0, &link_header(0, IFF_UP, IFF_UP), &a)
@@ -147,6 +164,7 @@ pub fn update_port(name: &str, port: &BridgePort) -> Request {
     a.text(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
         info.bytes(INFO_SLAVE_KIND, b"bridge").nest(INFO_SLAVE_DATA, |data| {
             data.u8(BRPORT_MODE, u8::from(port.hairpin)).u8(BRPORT_ISOLATED, u8::from(port.isolated));
+            data.u8(BRPORT_LEARNING, u8::from(port.learning));
         });
     });
     Request::new(NEW_LINK, 0, &link_header(0, 0, 0), &a)
@@ -162,6 +180,16 @@ pub fn get_link(name: &str) -> Request {
     let mut a = Attrs::new();
     a.text(IFLA_IFNAME, name);
     Request::new(GET_LINK, 0, &link_header(0, 0, 0), &a)
+}
+
+/// Has the kernel choose a number for a namespace, by which this one knows it.
+pub fn number_namespace(namespace: RawFd) -> Request {
+    const NUMBER: u16 = 1;
+    const DESCRIPTOR: u16 = 3;
+    const ANY: i32 = -1;
+    let mut a = Attrs::new();
+    a.bytes(NUMBER, &ANY.to_ne_bytes()).bytes(DESCRIPTOR, &namespace.to_ne_bytes());
+    Request::new(NEW_NAMESPACE_ID, 0, &[0; 4], &a)
 }
 
 pub fn dump_links() -> Request {
@@ -211,7 +239,7 @@ pub fn set_default_route(index: u32, gateway: IpAddr) -> Request {
     Request::new(NEW_ROUTE, CREATE | REPLACE, &header, &a)
 }
 
-fn family_number(address: IpAddr) -> u8 {
+pub(super) fn family_number(address: IpAddr) -> u8 {
     crate::nft::expression::Family::of(address).number()
 }
 
@@ -240,9 +268,10 @@ fn read_link(answer: &Answer, names: &BTreeMap<u32, String>) -> Option<(String, 
     let port = info.get(&INFO_SLAVE_DATA).map(|data| attributes(data, 0)).unwrap_or_default();
     let port_flag = |kind: u16| port.get(&kind).is_some_and(|value| value.first() == Some(&1));
     let bridge = found.get(&IFLA_MASTER).and_then(|index| names.get(&ne32(index)?).cloned());
+    let kind = info.get(&INFO_KIND).map(|kind| text(kind)).unwrap_or_default();
     let link = SeenLink {
         index,
-        kind: info.get(&INFO_KIND).map(|kind| text(kind)).unwrap_or_default(),
+        kind: kind.clone(),
         up: flags & IFF_UP != 0,
         mtu: found.get(&IFLA_MTU).and_then(|mtu| ne32(mtu)).unwrap_or_default(),
         mac: found.get(&IFLA_ADDRESS).map(|mac| mac.to_vec()).unwrap_or_default(),
@@ -250,8 +279,17 @@ fn read_link(answer: &Answer, names: &BTreeMap<u32, String>) -> Option<(String, 
         bridge: bridge.unwrap_or_default(),
         hairpin: port_flag(BRPORT_MODE),
         isolated: port_flag(BRPORT_ISOLATED),
+        learning: port_flag(BRPORT_LEARNING),
+        tunnel: info.get(&INFO_DATA).filter(|_| kind == "vxlan").and_then(|data| read_tunnel(data)),
     };
     Some((names.get(&index)?.clone(), link))
+}
+
+fn read_tunnel(data: &[u8]) -> Option<Tunnel> {
+    let found = attributes(data, 0);
+    let port = found.get(&VXLAN_PORT)?.get(..2)?.try_into().ok()?;
+    let local = found.get(&VXLAN_LOCAL).or_else(|| found.get(&VXLAN_LOCAL6)).and_then(|address| ip(address));
+    Some(Tunnel { vni: ne32(found.get(&VXLAN_ID)?)?, port: u16::from_be_bytes(port), local, mac: None })
 }
 
 /// Addresses as (link index, address); link-local ones of IPv6 are the kernel's own.
@@ -282,7 +320,7 @@ pub fn read_default_routes(answers: &[Answer]) -> Vec<(u32, IpAddr)> {
     answers.iter().filter_map(read).collect()
 }
 
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
         16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),

@@ -12,23 +12,34 @@ const EXPRESSION_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 
+const META_MARK: u32 = 3;
 const META_OIFNAME: u32 = 7;
 const META_IIFNAME: u32 = 6;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 
+const BASE_LINK: u32 = 0;
 const BASE_NETWORK: u32 = 1;
 const BASE_TRANSPORT: u32 = 2;
 
 const CT_STATE: u32 = 0;
+const CT_DIRECTION: u32 = 1;
 const CT_STATUS: u32 = 2;
+const CT_MARK: u32 = 3;
+const CT_DIRECTION_REPLY: u8 = 1;
 pub const CT_ESTABLISHED: u32 = 2;
 pub const CT_RELATED: u32 = 4;
+pub const CT_NEW: u32 = 8;
 pub const CT_STATUS_DNAT: u32 = 0x20;
 
 const FIB_RESULT_ADDRESS_TYPE: u32 = 3;
 const FIB_FLAG_DESTINATION: u32 = 2;
 const ADDRESS_TYPE_LOCAL: u32 = 2;
+
+const ROUTE_TCP_MSS: u32 = 3;
+const BYTE_ORDER_TO_NETWORK: u32 = 1;
+const TCP_OPTION_MSS: u8 = 2;
+const HEADER_OPERATION_TCP_OPTION: u32 = 1;
 
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
@@ -250,6 +261,11 @@ impl Rule {
         .compare(true, &ADDRESS_TYPE_LOCAL.to_ne_bytes())
     }
 
+    /// The packet carries a mark.
+    pub fn is_marked(self) -> Self {
+        self.meta(META_MARK, 0).compare(false, &[0; 4])
+    }
+
     /// Any of the connection-state bits.
     pub fn ct_state_any(self, bits: u32) -> Self {
         self.ct_bits(CT_STATE, bits)
@@ -294,6 +310,72 @@ impl Rule {
         self.push("numgen", |a| {
             a.be32(1, register(0)).be32(2, modulus).be32(3, 0).be32(4, 0);
         })
+    }
+
+    /// Puts the frame's source station at word 0; what has none ends the rule.
+    pub fn load_source_station(self) -> Self {
+        self.payload(BASE_LINK, 6, 6, 0)
+    }
+
+    /// The source address is in the set; the rule must match the family before.
+    pub fn source_in_set(self, family: Family, set: &str) -> Self {
+        let offset = if family == Family::V4 { 12 } else { 8 };
+        self.payload(BASE_NETWORK, offset, family.words() * 4, 0).in_set(set)
+    }
+
+    /// The packet goes against the direction that its connection was opened in.
+    pub fn is_reply(self) -> Self {
+        self.push("ct", |a| {
+            a.be32(1, register(0)).be32(2, CT_DIRECTION);
+        })
+        .compare(true, &[CT_DIRECTION_REPLY])
+    }
+
+    /// The connection's mark has this value in the masked bits.
+    pub fn connection_mark_is(self, value: u32, mask: u32) -> Self {
+        self.load_connection_mark().mask(&mask.to_ne_bytes()).compare(true, &value.to_ne_bytes())
+    }
+
+    /// Puts the connection's mark at word 0.
+    pub fn load_connection_mark(self) -> Self {
+        self.push("ct", |a| {
+            a.be32(1, register(0)).be32(2, CT_MARK);
+        })
+    }
+
+    /// Marks the connection with the number at word 0.
+    pub fn set_connection_mark(self) -> Self {
+        self.push("ct", |a| {
+            a.be32(4, register(0)).be32(2, CT_MARK);
+        })
+    }
+
+    /// Marks the packet with the number at word 0.
+    pub fn set_mark(self) -> Self {
+        self.push("meta", |a| {
+            a.be32(3, register(0)).be32(2, META_MARK);
+        })
+    }
+
+    /// A segment that opens a connection announces no larger segments than its route takes.
+    pub fn clamp_segment_size(self) -> Self {
+        const FLAGS_OFFSET: u32 = 13;
+        const SYN: u8 = 2;
+        const RST: u8 = 4;
+        self.protocol_is(PROTOCOL_TCP)
+            .payload(BASE_TRANSPORT, FLAGS_OFFSET, 1, 0)
+            .mask(&[SYN | RST])
+            .compare(true, &[SYN])
+            .push("rt", |a| {
+                a.be32(1, register(0)).be32(2, ROUTE_TCP_MSS);
+            })
+            .push("byteorder", |a| {
+                a.be32(1, register(0)).be32(2, register(0)).be32(3, BYTE_ORDER_TO_NETWORK).be32(4, 2).be32(5, 2);
+            })
+            .push("exthdr", |a| {
+                a.be32(7, register(0)).u8(2, TCP_OPTION_MSS).be32(3, 2).be32(4, 2);
+                a.be32(6, HEADER_OPERATION_TCP_OPTION);
+            })
     }
 
     /// Puts bytes at a word.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 /// nftables' own numbers for data types, which make listings readable.
 pub const TYPE_IPV4: u32 = 7;
 pub const TYPE_IPV6: u32 = 8;
+pub const TYPE_STATION: u32 = 9;
 pub const TYPE_PROTOCOL: u32 = 12;
 pub const TYPE_PORT: u32 = 13;
 pub const TYPE_MARK: u32 = 19;
@@ -37,6 +38,9 @@ impl DataType {
     pub const PROTOCOL: Self = Self::single(TYPE_PROTOCOL, 4);
     pub const PORT: Self = Self::single(TYPE_PORT, 4);
     pub const INTERFACE: Self = Self::single(TYPE_INTERFACE, INTERFACE_NAME_LENGTH as u32);
+    /// A MAC address.
+    pub const STATION: Self = Self::single(TYPE_STATION, 6);
+    pub const MARK: Self = Self::single(TYPE_MARK, 4);
     /// A number from `numgen`.
     pub const INDEX: Self = Self::single(TYPE_MARK, 4);
 

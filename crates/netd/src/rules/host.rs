@@ -4,54 +4,49 @@
 //! container is an element of a map, so that attaching costs the same however many
 //! containers there are.
 
+use super::ingress::{self, IngressPort};
 use super::{
     PRIORITY_DESTINATION_NAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SOURCE_NAT, address_of, address_port,
     protocol_port_key,
 };
 use crate::nft::expression::{
-    CT_ESTABLISHED, CT_RELATED, CT_STATUS_DNAT, Family, PROTOCOL_TCP, Rule, Verdict, interface_name, octets,
+    CT_ESTABLISHED, CT_RELATED, CT_STATUS_DNAT, Family, Rule, Verdict, interface_name, octets,
 };
 use crate::nft::table::{
     Chain, DataType, HOOK_FORWARD, HOOK_INPUT, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table,
     Value,
 };
+use crate::wanted::mesh::Peer;
 use ipnet::{IpNet, Ipv4Net};
 use skep_model::netstate::{DesiredEndpoint, DesiredNetwork, DesiredPort, NetworkKind};
-use skep_model::network::Protocol;
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 const BRIDGES: &str = "bridges";
 const OPEN_BRIDGES: &str = "open_bridges";
 const INTERNAL: &str = "internal";
-const INGRESS: &str = "ingress";
-const INGRESS_PORTS: &str = "ingress_ports";
 const PUBLISH: &str = "publish";
 
-/// A port of the routing mesh with the local addresses behind it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct IngressPort {
-    pub published_port: u16,
-    pub target_port: u16,
-    pub protocol: Protocol,
-    pub backends: Vec<IpAddr>,
-}
-
-/// The bridge networks' table; `None` when there is nothing to rule.
+/// The host's table; `None` when there is nothing to rule. `mesh` are the other nodes that the
+/// mesh leads to, `None` when this node is not on it.
 pub fn table<'a>(
     networks: impl Iterator<Item = &'a DesiredNetwork>,
     published: impl Iterator<Item = &'a DesiredEndpoint>,
     ingress: &[IngressPort],
+    mesh: Option<&BTreeSet<Peer>>,
 ) -> Option<Table> {
     let bridges: Vec<Bridge<'_>> = networks.filter_map(Bridge::of).collect();
-    if bridges.is_empty() && ingress.is_empty() {
+    if bridges.is_empty() && ingress.is_empty() && mesh.is_none() {
         return None;
     }
     let mut table = Table::default();
     add_bridge_sets(&bridges, &mut table);
     add_published(published, &mut table);
-    add_ingress(ingress, &mut table);
-    add_base_chains(&bridges, &mut table);
+    ingress::add_ports(ingress, &mut table);
+    add_base_chains(&bridges, mesh.is_some(), &mut table);
+    if let Some(peers) = mesh {
+        ingress::add_mesh(peers, &mut table);
+    }
     Some(table)
 }
 
@@ -68,7 +63,7 @@ impl<'a> Bridge<'a> {
             NetworkKind::Bridge { bridge, inter_container, masquerade } => {
                 Some(Self { name: bridge, inter_container: *inter_container, masquerade: *masquerade, network })
             }
-            NetworkKind::Overlay { .. } => None,
+            NetworkKind::Overlay { .. } | NetworkKind::Mesh { .. } => None,
         }
     }
 }
@@ -146,46 +141,18 @@ fn published_element(
     }
 }
 
-fn add_ingress(ports: &[IngressPort], table: &mut Table) {
-    let key = DataType::PROTOCOL.and(DataType::PORT);
-    let mut dispatch = Set::new(key, SetKind::VerdictMap);
-    let mut reserved = Set::new(key, SetKind::Set);
-    for port in ports {
-        let key = protocol_port_key(port.protocol, port.published_port);
-        reserved.elements.insert(key.clone(), Value::None);
-        let v4: Vec<_> = port.backends.iter().filter(|address| address.is_ipv4()).collect();
-        if v4.is_empty() {
-            continue;
-        }
-        let chain = format!("ingress_{}_{}", port.protocol.as_str(), port.published_port);
-        let map = format!("{chain}_backends");
-        let mut backends = Set::new(DataType::INDEX, SetKind::Map(DataType::address(Family::V4).and(DataType::PORT)));
-        let mut count = 0_u32;
-        for address in v4 {
-            let value = Value::Data(address_port(*address, port.target_port));
-            backends.elements.insert(count.to_ne_bytes().to_vec(), value);
-            count += 1;
-        }
-        let rule =
-            Rule::new().family_is(Family::V4).round_robin(count).map_value(&map).destination_nat(Family::V4, true);
-        table.sets.insert(map, backends);
-        table.chains.insert(chain.clone(), Chain::plain(vec![rule]));
-        dispatch.elements.insert(key, Value::Verdict(Verdict::Jump(chain)));
-    }
-    table.sets.insert(INGRESS.into(), dispatch);
-    table.sets.insert(INGRESS_PORTS.into(), reserved);
-}
-
-fn add_base_chains(bridges: &[Bridge<'_>], table: &mut Table) {
-    let jump = || vec![Rule::new().destination_is_local().verdict(&Verdict::Jump(PUBLISH.into()))];
+fn add_base_chains(bridges: &[Bridge<'_>], mesh: bool, table: &mut Table) {
+    let jump = || Rule::new().destination_is_local().verdict(&Verdict::Jump(PUBLISH.into()));
+    let mut prerouting = if mesh { ingress::prerouting_rules() } else { Vec::new() };
+    prerouting.push(jump());
     let chains: BTreeMap<&str, Chain> = [
         (PUBLISH, Chain::plain(publish_rules())),
         ("raw", Chain::at("filter", HOOK_PREROUTING, PRIORITY_RAW, vec![loopback_guard()])),
-        ("prerouting", Chain::at("nat", HOOK_PREROUTING, PRIORITY_DESTINATION_NAT, jump())),
-        ("output", Chain::at("nat", HOOK_OUTPUT, PRIORITY_DESTINATION_NAT, jump())),
-        ("input", Chain::at("filter", HOOK_INPUT, PRIORITY_FILTER, input_rules())),
-        ("forward", Chain::at("filter", HOOK_FORWARD, PRIORITY_FILTER, forward_rules())),
-        ("postrouting", Chain::at("nat", HOOK_POSTROUTING, PRIORITY_SOURCE_NAT, postrouting_rules(bridges))),
+        ("prerouting", Chain::at("nat", HOOK_PREROUTING, PRIORITY_DESTINATION_NAT, prerouting)),
+        ("output", Chain::at("nat", HOOK_OUTPUT, PRIORITY_DESTINATION_NAT, vec![jump()])),
+        ("input", Chain::at("filter", HOOK_INPUT, PRIORITY_FILTER, ingress::input_rules(mesh))),
+        ("forward", Chain::at("filter", HOOK_FORWARD, PRIORITY_FILTER, forward_rules(mesh))),
+        ("postrouting", Chain::at("nat", HOOK_POSTROUTING, PRIORITY_SOURCE_NAT, postrouting_rules(bridges, mesh))),
     ]
     .into();
     table.chains.extend(chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)));
@@ -196,7 +163,7 @@ fn loopback_guard() -> Rule {
     Rule::new().iif_is_not("lo").destination_in(loopback()).verdict(&Verdict::Drop)
 }
 
-fn loopback() -> IpNet {
+pub(super) fn loopback() -> IpNet {
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into()
 }
 
@@ -219,19 +186,12 @@ fn publish_rules() -> Vec<Rule> {
         [exact, any]
     };
     let mut rules: Vec<Rule> = [Family::V4, Family::V6].into_iter().flat_map(translate).collect();
-    rules.push(Rule::new().load_protocol(0).load_destination_port(1).map_verdict(INGRESS));
+    rules.push(ingress::publish_rule());
     rules
 }
 
-/// What arrives here was not led to a container: a mesh port without a backend. The
-/// reserving socket would let the client wait; a refusal is better.
-fn input_rules() -> Vec<Rule> {
-    let reserved = || Rule::new().load_protocol(0).load_destination_port(1).in_set(INGRESS_PORTS);
-    vec![reserved().protocol_is(PROTOCOL_TCP).reject_tcp_reset(), reserved().reject_port_unreachable()]
-}
-
-fn forward_rules() -> Vec<Rule> {
-    vec![
+fn forward_rules(mesh: bool) -> Vec<Rule> {
+    let mut rules = vec![
         Rule::new().ct_state_any(CT_ESTABLISHED | CT_RELATED).verdict(&Verdict::Accept),
         Rule::new().load_iif_name(0).load_oif_name(4).in_set(OPEN_BRIDGES).verdict(&Verdict::Accept),
         Rule::new().load_iif_name(0).in_set(INTERNAL).verdict(&Verdict::Drop),
@@ -241,11 +201,18 @@ fn forward_rules() -> Vec<Rule> {
         // the outside reach a container's other ports, nor each other without
         // inter-container traffic.
         Rule::new().load_oif_name(0).in_set(BRIDGES).verdict(&Verdict::Drop),
-    ]
+    ];
+    if mesh {
+        rules.push(ingress::forward_guard());
+    }
+    rules
 }
 
-fn postrouting_rules(bridges: &[Bridge<'_>]) -> Vec<Rule> {
+fn postrouting_rules(bridges: &[Bridge<'_>], mesh: bool) -> Vec<Rule> {
     let mut rules = vec![Rule::new().source_in(loopback()).load_oif_name(0).in_set(BRIDGES).masquerade()];
+    if mesh {
+        rules.extend(ingress::postrouting_rules());
+    }
     for bridge in bridges {
         for subnet in &bridge.network.subnets {
             // A container that comes back to its own bridge by a published port: the

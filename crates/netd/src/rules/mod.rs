@@ -1,6 +1,7 @@
 //! Desired state to nftables tables: pure functions, one per kind of namespace.
 
 pub mod host;
+pub mod ingress;
 pub mod overlay;
 pub mod resolver;
 

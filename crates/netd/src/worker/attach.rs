@@ -7,7 +7,6 @@ use crate::nft::table;
 use crate::plan::PlaceId;
 use crate::ports::{self, Holder};
 use crate::wanted;
-use ipnet::IpNet;
 use skep_model::error::{Error, Result};
 use skep_model::id::EndpointId;
 use skep_model::netstate::{AttachRequest, DesiredEndpoint, DesiredNetwork, NetworkKind};
@@ -104,8 +103,8 @@ impl Worker {
             endpoint.ports.iter().any(|port| port.protocol == Protocol::Udp)
                 || self.read(|desired| desired.cluster.ingress.iter().any(|port| port.protocol == Protocol::Udp))
         };
-        let addresses: Vec<IpAddr> =
-            removed.iter().filter(publishes_udp).flat_map(|e| &e.addresses).map(IpNet::addr).collect();
+        let addresses: Vec<(IpAddr, Option<u16>)> =
+            removed.iter().filter(publishes_udp).flat_map(|e| &e.addresses).map(|net| (net.addr(), None)).collect();
         // Looking through the kernel's connections takes milliseconds.
         if addresses.is_empty() {
             return;
@@ -143,6 +142,7 @@ fn delete_port(endpoint: &DesiredEndpoint, network: &DesiredNetwork) -> Op {
     let place = match network.kind {
         NetworkKind::Bridge { .. } => PlaceId::Host,
         NetworkKind::Overlay { .. } => PlaceId::Overlay(network.id.clone()),
+        NetworkKind::Mesh { .. } => PlaceId::Host,
     };
     Op::DeleteLink { place, name: wanted::port_name(endpoint) }
 }

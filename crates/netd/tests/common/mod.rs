@@ -10,6 +10,8 @@
     reason = "a test helper, each test uses a part"
 )]
 
+pub mod swarm;
+
 use skep_model::id::{ContainerId, EndpointId, NetworkId};
 use skep_model::netstate::{
     AttachRequest, DesiredEndpoint, DesiredNetwork, DesiredPort, NetworkKind, ResolverConfig, Subnet,
@@ -23,6 +25,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -194,9 +197,19 @@ impl Drop for Namespace {
     }
 }
 
+/// A machine that is also the switch between hosts.
+fn switch() -> Namespace {
+    let outside = Namespace::new();
+    outside.run(&format!(
+        "ip link set lo up; ip link add p1 type bridge stp_state 0 forward_delay 0; \
+         ip addr add {OUTSIDE}/24 dev p1; ip link set p1 up"
+    ));
+    outside
+}
+
 /// A host with netd, and an outside machine one hop away.
 pub struct Lab {
-    pub outside: Namespace,
+    pub outside: Arc<Namespace>,
     pub host: Namespace,
     pub client: NetdClient,
     directory: PathBuf,
@@ -205,23 +218,42 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
+        Self::beside(Arc::new(switch()), 1)
+    }
+
+    /// Several hosts at one switch, `10.99.0.1` and on.
+    pub fn several(count: u8) -> Vec<Self> {
+        let outside = Arc::new(switch());
+        (1..=count).map(|number| Self::beside(outside.clone(), number)).collect()
+    }
+
+    fn beside(outside: Arc<Namespace>, number: u8) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("skep-netd-test-{}-{number}", std::process::id()));
+        let serial = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("skep-netd-test-{}-{serial}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let (outside, host) = (Namespace::new(), Namespace::new());
+        let host = Namespace::new();
         outside.run(&format!(
-            "ip link set lo up; ip link add p1 type veth peer name eth0 netns {}; \
-             ip addr add {OUTSIDE}/24 dev p1; ip link set p1 up",
+            "ip link add h{number} type veth peer name eth0 netns {}; ip link set h{number} master p1 up",
             host.pid()
         ));
         host.run(&format!(
-            "ip link set lo up; ip addr add {HOST}/24 dev eth0; ip link set eth0 up; ip route add default via {OUTSIDE}"
+            "ip link set lo up; ip addr add 10.99.0.{number}/24 dev eth0; ip link set eth0 up; \
+             ip route add default via {OUTSIDE}"
         ));
         let client = NetdClient::new(&directory.join("netd.sock"));
         let mut lab = Self { outside, host, client, directory, netd: None };
         lab.start_netd();
         lab
+    }
+
+    /// Runs a program in an overlay's namespace and returns what it printed.
+    pub fn run_in_overlay(&self, id: &NetworkId, line: &str) -> String {
+        let path = self.directory.join("overlays").join(id.as_str());
+        let output =
+            Command::new("nsenter").arg(format!("--net={}", path.display())).args(["sh", "-c", line]).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     pub fn start_netd(&mut self) {
@@ -337,12 +369,14 @@ pub fn netd_process() {
     let Some(directory) = std::env::var_os(STATE_VARIABLE) else { return };
     let directory = PathBuf::from(directory);
     tracing_to_stderr();
-    let config = NetdConfig {
-        socket: directory.join("netd.sock"),
-        state: directory.join("netd.state"),
-        balancer: BalancerChoice::Auto,
-    };
+    let config =
+        NetdConfig { socket: directory.join("netd.sock"), state: directory.join("netd.state"), balancer: balancer() };
     skep_netd::main(config).unwrap();
+}
+
+/// The tests hold for each balancer; this variable chooses one.
+pub fn balancer() -> BalancerChoice {
+    std::env::var("SKEP_TEST_BALANCER").map_or(BalancerChoice::Nftables, |name| name.parse().unwrap())
 }
 
 fn tracing_to_stderr() {

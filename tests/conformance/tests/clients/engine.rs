@@ -72,9 +72,15 @@ fn run_reads_standard_input(host: &mut Host) -> Result<()> {
 
 fn run_on_a_terminal_has_its_size(host: &mut Host) -> Result<()> {
     host.import_busybox()?;
-    let until_sized = "until stty size | grep -q '^33 101'; do usleep 20000; done; echo sized";
-    let shown = host.on_terminal(&["run", "--rm", "-it", "busybox", "sh", "-c", &until_sized.replace('\'', "\"")])?;
-    ensure!(shown.contains("sized"), "{shown}");
+    let until =
+        |size: &str| format!("until stty size | grep -q '^{size}$'; do usleep 20000; done; echo size is {size};");
+    let script = format!("{} {} read word; echo read $word", until("33 101"), until("44 120"));
+    let mut terminal = host.on_terminal(&["run", "--rm", "-it", "busybox", "sh", "-c", &script])?;
+    terminal.expect("size is 33 101")?;
+    terminal.resize_until(44, 120, "size is 44 120")?;
+    terminal.send("typed\n")?;
+    let shown = terminal.finish()?;
+    ensure!(shown.contains("read typed"), "{shown}");
     Ok(())
 }
 
@@ -148,7 +154,12 @@ fn exec(host: &mut Host) -> Result<()> {
     );
     let status = host.command(&["exec", "box", "sh", "-c", "exit 5"]).status()?;
     ensure!(status.code() == Some(5), "{status}");
-    let shown = host.on_terminal(&["exec", "-it", "box", "sh", "-c", "tty; ls /proc/1/exe && echo there"])?;
+    let script =
+        "tty; ls /proc/1/exe && echo there; until stty size | grep -q '^20 60$'; do usleep 20000; done; stty size";
+    let mut terminal = host.on_terminal(&["exec", "-it", "box", "sh", "-c", script])?;
+    terminal.expect("there")?;
+    terminal.resize_until(20, 60, "20 60")?;
+    let shown = terminal.finish()?;
     ensure!(shown.contains("/dev/pts/") && shown.contains("there"), "{shown}");
     let status = host.command(&["exec", "box", "nosuch"]).stderr(Stdio::null()).stdout(Stdio::null()).status()?;
     ensure!(matches!(status.code(), Some(126 | 127)), "{status}");

@@ -8,8 +8,11 @@ mod crash;
 mod engine;
 mod images;
 mod network;
+mod other;
+mod stack;
 mod swarm;
 mod tasks;
+mod verbs;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -30,14 +33,19 @@ fn main() {
             network::SCENARIOS,
             swarm::SCENARIOS,
             tasks::SCENARIOS,
+            stack::SCENARIOS,
+            verbs::SCENARIOS,
             bad_input::SCENARIOS,
         ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in crash::SCENARIOS {
-        trials.push(trial(&Client::debian_docker(), name, *run));
+    for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
+        trials.push(trial(&Client::debian_docker(), name, run));
+    }
+    for (name, run) in stack::OWN {
+        trials.push(trial(&Client::skep(), name, *run));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }

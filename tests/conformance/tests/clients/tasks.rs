@@ -33,8 +33,11 @@ fn a_task_is_reached_by_its_slot_and_its_id(host: &mut Host) -> Result<()> {
     // Whoever means the task finds the task.
     let state = host.ok(&["inspect", "--format", "{{.Status.State}} {{.Slot}}", &task])?;
     ensure!(state == "running 1", "{state}");
-    let size = host.on_terminal(&["exec", "-it", "web.1", "stty", "size"])?;
-    ensure!(size.contains("33 101"), "{size}");
+    let script = "echo there; until stty size | grep -q '^20 60$'; do usleep 20000; done; stty size";
+    let mut terminal = host.on_terminal(&["exec", "-it", "web.1", "sh", "-c", script])?;
+    terminal.expect("there")?;
+    terminal.resize_until(20, 60, "20 60")?;
+    terminal.finish()?;
     let file = host.scratch().join("note");
     fs::write(&file, "copied\n")?;
     host.ok(&["cp", &file.to_string_lossy(), "web.1:/tmp/note"])?;

@@ -54,15 +54,28 @@ fn service_unmet(store: &Store, service: &Arc<Service>) -> Option<String> {
             return Some(format!("task {} of {name} waits without a reason", task.id));
         }
         let node = store.node(task.node_id.as_str());
-        if node.is_some_and(|node| node.spec.availability == Availability::Drain) {
+        if node.is_some_and(|node| node.spec.availability == Availability::Drain) && !is_kept(store, service, task) {
             return Some(format!("task {} of {name} is on a drained node", task.id));
         }
         let held = task.desired_state < TaskState::Running && !is_paused(state);
-        if (task.status.state >= TaskState::Assigned && task.status.state != TaskState::Running) || held {
+        let ends = service.spec.mode.is_job();
+        if (task.status.state >= TaskState::Assigned && (ends || task.status.state != TaskState::Running)) || held {
             return Some(format!("task {} of {name} is {} ", task.id, task.status.state.as_str()));
         }
     }
     count_unmet(store, service)
+}
+
+/// A task that starts its successor first stays where it is while that one finds no place,
+/// or while a paused update keeps the old and the new apart.
+fn is_kept(store: &Store, service: &Service, task: &Task) -> bool {
+    let state = service.update_status.as_ref().map(|status| status.state);
+    let successor = |other: &&Arc<Task>| other.slot == task.slot && other.id != task.id && other.is_wanted();
+    let waiting = store
+        .tasks_of_service(service.id.as_str())
+        .find(successor)
+        .is_some_and(|other| other.status.state < TaskState::Assigned);
+    waiting || (is_paused(state) && task.spec_version != service.spec_version)
 }
 
 fn is_paused(state: Option<UpdateState>) -> bool {
@@ -72,6 +85,12 @@ fn is_paused(state: Option<UpdateState>) -> bool {
 /// An update cannot end while tasks find no place.
 fn blocked(store: &Store, service: &Service) -> bool {
     store.tasks_of_service(service.id.as_str()).any(|task| task.is_wanted() && task.status.state < TaskState::Assigned)
+}
+
+fn done(store: &Store, service: &Service) -> u64 {
+    let iteration = service.job_status.map(|status| status.iteration);
+    let result = |task: &&Arc<Task>| task.job_iteration == iteration && task.status.state == TaskState::Complete;
+    store.tasks_of_service(service.id.as_str()).filter(result).count() as u64
 }
 
 fn count_unmet(store: &Store, service: &Service) -> Option<String> {
@@ -86,6 +105,18 @@ fn count_unmet(store: &Store, service: &Service) -> Option<String> {
     match service.spec.mode {
         ServiceMode::Replicated { replicas } if present != replicas => {
             Some(format!("service {} has {present} of {replicas} slots", service.spec.name))
+        }
+        ServiceMode::ReplicatedJob { total_completions, max_concurrent } => {
+            let done = done(store, service);
+            let possible = max_concurrent > 0 && !blocked(store, service);
+            (possible && done < total_completions)
+                .then(|| format!("job {} has {done} of {total_completions} results", service.spec.name))
+        }
+        ServiceMode::GlobalJob if service.spec.task.placement.constraints.is_empty() => {
+            let active = store.nodes().filter(|node| node.spec.availability == Availability::Active).count() as u64;
+            let done = done(store, service);
+            (done < active && !blocked(store, service))
+                .then(|| format!("job {} has {done} results on {active} nodes", service.spec.name))
         }
         ServiceMode::Global if service.spec.task.placement.constraints.is_empty() => {
             let active = store.nodes().filter(|node| node.spec.availability == Availability::Active).count() as u64;

@@ -9,8 +9,11 @@ pub mod converge;
 mod forward;
 mod generation;
 mod held;
+mod jobs;
 mod pace;
 mod placement;
+mod release;
+mod relief;
 mod secrets;
 mod size;
 mod slots;
@@ -49,6 +52,9 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(held::Held),
         Box::new(pace::Pace),
         Box::new(placement::Placement),
+        Box::new(jobs::Jobs::default()),
+        Box::new(relief::Relief),
+        Box::new(release::Release),
         Box::new(addresses::Addresses),
         Box::new(secrets::Secrets),
         Box::new(generation::Generation::default()),

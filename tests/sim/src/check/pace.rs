@@ -1,4 +1,5 @@
-//! An update takes no more running tasks away than its parallelism allows.
+//! An update takes no more running tasks away than its parallelism allows, and never has
+//! more slots under way.
 
 use super::{Check, Verdict};
 use skep_cluster::command::{Object, Write};
@@ -7,7 +8,8 @@ use skep_model::Timestamp;
 use skep_model::node::{Availability, NodeState};
 use skep_model::service::{Service, ServiceMode, UpdateState};
 use skep_model::task::{Task, TaskState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub(super) struct Pace;
 
@@ -33,8 +35,56 @@ impl Check for Pace {
                 return Err(format!("{name} version {version}: {tasks:?} are taken at once, {limit} may be"));
             }
         }
-        Ok(())
+        slots_under_way(snapshot, writes)
     }
+}
+
+/// Slots of which the plan begins the update, with those under way already.
+fn slots_under_way(snapshot: &Store, writes: &[Write]) -> Verdict {
+    let mut begun: BTreeMap<&str, BTreeSet<(u64, &str)>> = BTreeMap::new();
+    for write in writes {
+        let Write::Put { object: Object::Task(task), expected: 0 } = write else { continue };
+        if begins_update(snapshot, task) {
+            begun.entry(task.service_id.as_str()).or_default().insert(slot(task));
+        }
+    }
+    for (id, mut slots) in begun {
+        let Some(service) = snapshot.service(id) else { continue };
+        let under_way = snapshot.tasks_of_service(id).filter(|task| is_unsettled(snapshot, service, task));
+        slots.extend(under_way.map(|task| slot(task)));
+        let limit = parallelism(service);
+        if limit > 0 && slots.len() as u64 > limit {
+            return Err(format!("{}: slots {slots:?} are under way, {limit} may be", service.spec.name));
+        }
+    }
+    Ok(())
+}
+
+fn slot(task: &Task) -> (u64, &str) {
+    (task.slot, if task.slot == 0 { task.node_id.as_str() } else { "" })
+}
+
+/// A new task in the slot of an old one that could stay where it is.
+fn begins_update(snapshot: &Store, task: &Task) -> bool {
+    let Some(service) = snapshot.service(task.service_id.as_str()) else { return false };
+    let present = task.spec_version == service.spec_version && !service.spec.mode.is_job() && task.beside.is_none();
+    let moved = service.previous_spec.as_ref().is_some_and(|p| p.task.placement != service.spec.task.placement)
+        || !service.spec.task.placement.constraints.is_empty();
+    let stays = |old: &&Arc<Task>| {
+        let node = snapshot.node(old.node_id.as_str());
+        let kept = node.is_some_and(|n| n.status.state != NodeState::Down && n.spec.availability == Availability::Active);
+        slot(old) == slot(task) && old.is_wanted() && old.status.err.is_empty() && kept
+            && old.status.state == TaskState::Running
+            && old.spec_version != service.spec_version && old.spec != service.spec.task
+    };
+    present && !moved && snapshot.tasks_of_service(service.id.as_str()).any(|old| stays(&old))
+}
+
+/// It has taken the place of an older task and has not run yet.
+fn is_unsettled(snapshot: &Store, service: &Service, task: &Task) -> bool {
+    let present = task.spec_version == service.spec_version && task.is_wanted() && !task.running_at.is_set();
+    let older = |other: &Arc<Task>| slot(other) == slot(task) && other.spec_version < task.spec_version;
+    present && snapshot.tasks_of_service(service.id.as_str()).any(older)
 }
 
 /// A task that runs an old spec on a node that may keep it, without a new one that runs

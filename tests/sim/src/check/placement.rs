@@ -5,8 +5,9 @@ use skep_cluster::Command;
 use skep_cluster::command::{Object, Write};
 use skep_cluster::store::Store;
 use skep_model::Timestamp;
-use skep_model::node::{Availability, NodeState};
-use skep_model::task::TaskState;
+use skep_model::node::{Availability, Node, NodeState};
+use skep_model::task::{AssignedResource, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) struct Placement;
 
@@ -32,6 +33,29 @@ impl Check for Placement {
     }
 }
 
+/// The first kind of resource of which more is reserved than the node has, or a named one
+/// twice.
+fn overspent(store: &Store, node: &Node) -> Option<String> {
+    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut names: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for task in store.tasks_of_node(node.id.as_str()).filter(|task| !task.status.state.is_terminal()) {
+        for (kind, given) in &task.resources {
+            match given {
+                AssignedResource::Count(count) => *counts.entry(kind).or_default() += count,
+                AssignedResource::Named(given) => {
+                    let wanted = task.spec.resources.reserve_generic.get(kind).copied().unwrap_or(0);
+                    let twice = given.iter().any(|name| !names.insert((kind, name)));
+                    if twice || given.len() as i64 != wanted {
+                        return Some(kind.clone());
+                    }
+                }
+            }
+        }
+    }
+    let has = |kind: &str| node.description.generic_resources.get(kind).copied().unwrap_or(0);
+    counts.into_iter().find(|(kind, count)| *count > has(kind)).map(|(kind, _)| kind.to_owned())
+}
+
 fn has_room(snapshot: &Store, writes: &[Write], now: Timestamp) -> Verdict {
     let mut store = snapshot.clone();
     let command = Command { id: String::new(), at: now, writes: writes.to_vec(), independent: true };
@@ -45,6 +69,9 @@ fn has_room(snapshot: &Store, writes: &[Write], now: Timestamp) -> Verdict {
             .filter(reserved)
             .map(|task| task.spec.resources.reserve_memory_bytes)
             .sum();
+        if let Some(kind) = overspent(&store, node) {
+            return Err(format!("node {} has given out more {kind} than it has, or one twice", node.id));
+        }
         if memory > node.description.memory_bytes {
             return Err(format!("node {} has more reserved than it has", node.id));
         }

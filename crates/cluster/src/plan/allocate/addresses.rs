@@ -47,6 +47,13 @@ pub(super) fn next_free(store: &Store, network: &ClusterNetwork) -> Result<IpNet
         !used.is_some_and(|used| used.contains_key(&address)) && !is_reserved(&network.spec, &address)
     };
     let ranges: Vec<(Ipv4Net, u32, u32)> = network.spec.ipam.iter().filter_map(host_range).collect();
+    let hosts: u64 = ranges.iter().map(|(_, low, high)| u64::from(high - low) + 1).sum();
+    let full = || format!("network {} has no free address ({hosts} of {hosts})", network.spec.name);
+    // Holders are never outside the ranges, so a full network needs no search.
+    let gateways = network.spec.ipam.iter().filter(|config| gateway_is_host(config)).count() as u64;
+    if used.map_or(0, |used| used.len() as u64) + gateways >= hosts {
+        return Err(full());
+    }
     let last = match network.last_address {
         Some(IpAddr::V4(last)) => u32::from(last),
         Some(IpAddr::V6(_)) | None => 0,
@@ -59,10 +66,13 @@ pub(super) fn next_free(store: &Store, network: &ClusterNetwork) -> Result<IpNet
         let address = (low..=high).map(Ipv4Addr::from).find(is_free)?;
         Ipv4Net::new(address, net.prefix_len()).ok()
     });
-    found.map(IpNet::V4).ok_or_else(|| {
-        let hosts: u64 = ranges.iter().map(|(_, low, high)| u64::from(high - low) + 1).sum();
-        format!("network {} has no free address ({hosts} of {hosts})", network.spec.name)
-    })
+    found.map(IpNet::V4).ok_or_else(full)
+}
+
+/// Whether the gateway takes one of the addresses that could be given out.
+fn gateway_is_host(config: &IpamConfig) -> bool {
+    let Some(IpAddr::V4(gateway)) = config.gateway else { return false };
+    host_range(config).is_some_and(|(_, low, high)| (low..=high).contains(&u32::from(gateway)))
 }
 
 fn is_reserved(spec: &NetworkSpec, address: &IpAddr) -> bool {

@@ -16,18 +16,24 @@ use std::sync::Arc;
 /// NEW becomes PENDING once a task has all its addresses.
 pub(crate) fn tasks(draft: &mut Draft<'_>) {
     let new = |task: &&Arc<Task>| task.status.state == TaskState::New && task.is_wanted();
-    let waiting: Vec<Arc<Task>> = draft.store.tasks_unassigned().filter(new).cloned().collect();
+    let ids = |task: &Arc<Task>| (task.id.0.clone(), task.service_id.0.clone());
+    let waiting: Vec<(String, String)> = draft.store.tasks_unassigned().filter(new).map(ids).collect();
     // Many tasks of one service wait for the same reason: find it once.
     let mut blocked: BTreeMap<String, Option<String>> = BTreeMap::new();
-    for task in waiting {
-        let Some(service) = draft.store.service(task.service_id.as_str()).cloned() else { continue };
-        let reason = blocked.entry(service.id.0.clone()).or_insert_with(|| unallocated(&draft.store, &service)).clone();
-        let legs = reason.map_or_else(|| attachments(&draft.store, &task), Err);
+    for (id, service) in waiting {
+        let Some(service) = draft.store.service(&service).cloned() else { continue };
+        if !blocked.contains_key(service.id.as_str()) {
+            blocked.insert(service.id.0.clone(), unallocated(&draft.store, &service));
+        }
+        let legs = match blocked.get(service.id.as_str()) {
+            Some(Some(reason)) => Err(reason.clone()),
+            Some(None) | None => draft.store.task(&id).map_or(Ok(Vec::new()), |task| attachments(&draft.store, task)),
+        };
         match legs {
-            Ok(legs) => admit(draft, &task, legs, &service.endpoint),
+            Ok(legs) => admit(draft, &id, legs, &service.endpoint),
             Err(reason) => {
-                draft.waiting(|| format!("task {}: {reason}", task.id));
-                draft.edit_task(task.id.as_str(), |task| task.status.err = reason);
+                draft.waiting(|| format!("task {id}: {reason}"));
+                draft.say_why(&id, &reason);
             }
         }
     }
@@ -55,14 +61,14 @@ fn attachments(store: &Store, task: &Task) -> Result<Vec<TaskAttachment>, String
         .collect()
 }
 
-fn admit(draft: &mut Draft<'_>, task: &Task, legs: Vec<TaskAttachment>, endpoint: &ServiceEndpoint) {
+fn admit(draft: &mut Draft<'_>, task: &str, legs: Vec<TaskAttachment>, endpoint: &ServiceEndpoint) {
     for leg in &legs {
         if let Some(address) = leg.addresses.first() {
             draft.edit_network(leg.network.as_str(), |network| network.last_address = Some(address.addr()));
         }
     }
     let now = draft.now;
-    draft.edit_task(task.id.as_str(), |task| {
+    draft.change_task(task, |task| {
         task.attachments = legs;
         task.endpoint = endpoint.clone();
         task.status.state = TaskState::Pending;

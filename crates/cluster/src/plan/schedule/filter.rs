@@ -2,6 +2,7 @@
 
 use super::load::NodeLoad;
 use crate::plan::constraint::{self, Constraint};
+use crate::store::Store;
 use skep_model::network::Protocol;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::service::PublishMode;
@@ -21,63 +22,92 @@ pub(super) enum Failed {
 }
 
 /// What a task asks of a node, taken apart once for all nodes.
-pub(super) struct Filters {
-    nano_cpus: i64,
-    memory_bytes: i64,
-    generic: BTreeMap<String, i64>,
+pub(crate) struct Filters {
+    pub(super) nano_cpus: i64,
+    pub(super) memory_bytes: i64,
+    pub(super) generic: BTreeMap<String, i64>,
     /// (type, name)
     plugins: BTreeSet<(String, String)>,
     /// `None` when malformed: no node matches.
     constraints: Option<Vec<Constraint>>,
     platforms: Vec<skep_model::node::Platform>,
-    host_ports: BTreeSet<(Protocol, u16)>,
-    max_replicas: u64,
+    pub(super) host_ports: BTreeSet<(Protocol, u16)>,
+    max_replicas: u32,
 }
 
 impl Filters {
-    pub(super) fn of(task: &Task) -> Self {
+    pub(crate) fn of(store: &Store, task: &Task) -> Self {
         let spec = &task.spec;
+        let max_replicas = if task.slot == 0 { 0 } else { spec.placement.max_replicas_per_node };
         Self {
             nano_cpus: spec.resources.reserve_nano_cpus,
             memory_bytes: spec.resources.reserve_memory_bytes,
             generic: spec.resources.reserve_generic.clone(),
-            plugins: plugins(task),
+            plugins: plugins(store, task),
             constraints: constraint::parse(&spec.placement.constraints).ok(),
             platforms: spec.placement.platforms.clone(),
             host_ports: host_ports(task).collect(),
-            max_replicas: if task.slot == 0 { 0 } else { spec.placement.max_replicas_per_node },
+            max_replicas: u32::try_from(max_replicas).unwrap_or(u32::MAX),
         }
     }
 
-    /// The first filter that refuses the node.
-    pub(super) fn failing(&self, load: &NodeLoad, service: &str) -> Option<Failed> {
+    /// The first filter that refuses the node; `of_service` of its tasks are there already.
+    pub(super) fn failing(&self, load: &NodeLoad, of_service: u32) -> Option<Failed> {
         let node: &Node = &load.node;
-        if node.status.state != NodeState::Ready || node.spec.availability != Availability::Active {
-            return Some(Failed::Ready);
-        }
-        // A reservation of zero is none and fits on any node, even an overfull one.
-        let cpus = self.nano_cpus == 0 || self.nano_cpus <= load.nano_cpus_left;
-        let memory = self.memory_bytes == 0 || self.memory_bytes <= load.memory_bytes_left;
-        let generic = |(kind, count): (&String, &i64)| load.generic_left.get(kind).is_some_and(|left| count <= left);
-        if !(cpus && memory && self.generic.iter().all(generic)) {
-            return Some(Failed::Resources);
-        }
-        let known = &node.description.plugins;
-        if !known.is_empty() && self.plugins.iter().any(|plugin| !known.contains(plugin)) {
-            return Some(Failed::Plugin);
-        }
-        if !self.constraints.as_ref().is_some_and(|constraints| constraint::all_match(constraints, node)) {
-            return Some(Failed::Constraints);
-        }
-        if !constraint::platform_matches(&self.platforms, node) {
-            return Some(Failed::Platform);
-        }
-        if self.host_ports.iter().any(|port| load.host_ports.contains(port)) {
-            return Some(Failed::HostPort);
-        }
-        let full = self.max_replicas > 0 && load.of_service(service) as u64 >= self.max_replicas;
-        full.then_some(Failed::MaxReplicas)
+        let rules: [(bool, Failed); 7] = [
+            (is_ready(node), Failed::Ready),
+            (self.has_resources(load), Failed::Resources),
+            (self.has_plugins(node), Failed::Plugin),
+            (self.matches(node), Failed::Constraints),
+            (constraint::platform_matches(&self.platforms, node), Failed::Platform),
+            (self.ports_are_free(load), Failed::HostPort),
+            (self.may_have_another(of_service), Failed::MaxReplicas),
+        ];
+        rules.into_iter().find(|(passes, _)| !passes).map(|(_, failed)| failed)
     }
+
+    /// What holds for a node whatever it carries.
+    pub(crate) fn suits(&self, node: &Node) -> bool {
+        is_ready(node)
+            && self.has_plugins(node)
+            && self.matches(node)
+            && constraint::platform_matches(&self.platforms, node)
+    }
+
+    /// Whether a node that suits has room.
+    pub(crate) fn fits(&self, load: &NodeLoad, of_service: u32) -> bool {
+        self.has_resources(load) && self.ports_are_free(load) && self.may_have_another(of_service)
+    }
+
+    /// A reservation of zero is none and fits on any node, even an overfull one.
+    fn has_resources(&self, load: &NodeLoad) -> bool {
+        (self.nano_cpus == 0 || self.nano_cpus <= load.nano_cpus_left)
+            && (self.memory_bytes == 0 || self.memory_bytes <= load.memory_bytes_left)
+            && self.generic.iter().all(|(kind, count)| *count == 0 || *count <= load.generic_left(kind))
+    }
+
+    /// A node that says nothing of a type of plugin is taken at its word for the others only.
+    fn has_plugins(&self, node: &Node) -> bool {
+        let known = &node.description.plugins;
+        let told = |kind: &str| known.iter().any(|(told, _)| told == kind);
+        self.plugins.iter().all(|plugin| known.contains(plugin) || !told(&plugin.0))
+    }
+
+    fn matches(&self, node: &Node) -> bool {
+        self.constraints.as_ref().is_some_and(|constraints| constraint::all_match(constraints, node))
+    }
+
+    fn ports_are_free(&self, load: &NodeLoad) -> bool {
+        self.host_ports.iter().all(|port| !load.host_ports.contains(port))
+    }
+
+    fn may_have_another(&self, of_service: u32) -> bool {
+        self.max_replicas == 0 || of_service < self.max_replicas
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    node.status.state == NodeState::Ready && node.spec.availability == Availability::Active
 }
 
 /// Ports the task binds on its own node.
@@ -87,13 +117,16 @@ pub(super) fn host_ports(task: &Task) -> impl Iterator<Item = (Protocol, u16)> +
     bound.map(|port| (port.protocol, port.published_port))
 }
 
-fn plugins(task: &Task) -> BTreeSet<(String, String)> {
+/// Drivers of volumes, networks and logs that the task's node must have.
+fn plugins(store: &Store, task: &Task) -> BTreeSet<(String, String)> {
     let drivers = task.spec.container.mounts.iter().map(|mount| mount.volume_driver.clone());
     let volumes =
         drivers.filter(|driver| !driver.is_empty() && driver != "local").map(|driver| ("Volume".into(), driver));
     let log = task.spec.log_driver.iter().map(|(driver, _)| driver.clone());
     let logs = log.filter(|driver| !driver.is_empty() && driver != "none").map(|driver| ("Log".into(), driver));
-    volumes.chain(logs).collect()
+    let networks = task.spec.networks.iter().filter_map(|config| store.network(&config.target));
+    let networks = networks.map(|network| ("Network".into(), network.spec.driver.clone()));
+    volumes.chain(logs).chain(networks).collect()
 }
 
 /// `no suitable node (insufficient resources on 2 nodes; ...)`, most frequent first.

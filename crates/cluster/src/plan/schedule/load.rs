@@ -1,59 +1,86 @@
-//! What a node already carries.
+//! What nodes already carry.
 
-use super::filter::host_ports;
+use super::filter::{Filters, host_ports};
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::network::Protocol;
 use skep_model::node::Node;
-use skep_model::service::{Service, TaskResources};
-use skep_model::task::{Task, TaskState};
+use skep_model::service::Service;
+use skep_model::task::{AssignedResource, Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A node where this many tasks of a service failed lately is avoided.
-const FAILURES_TO_AVOID: usize = 5;
+const FAILURES_TO_AVOID: u32 = 5;
 const FAILURES_WINDOW: Duration = Duration::from_secs(300);
 
-pub(super) struct NodeLoad {
-    pub(super) node: Arc<Node>,
+pub(crate) struct NodeLoad {
+    pub(crate) node: Arc<Node>,
     /// Tasks that are to go on running.
-    active: usize,
-    of_service: BTreeMap<String, usize>,
+    pub(crate) active: u32,
     pub(super) nano_cpus_left: i64,
     pub(super) memory_bytes_left: i64,
-    pub(super) generic_left: BTreeMap<String, i64>,
+    counted_left: BTreeMap<String, i64>,
+    named_left: BTreeMap<String, BTreeSet<String>>,
     pub(super) host_ports: BTreeSet<(Protocol, u16)>,
 }
 
-/// Of every node; tasks per service are counted for `services` only.
-pub(super) fn all(store: &Store, services: &BTreeSet<&str>) -> BTreeMap<String, NodeLoad> {
-    store.nodes().map(|node| (node.id.0.clone(), NodeLoad::of(store, node, services))).collect()
+/// Every node, in the order of ids.
+pub(crate) struct Loads(pub(crate) Vec<NodeLoad>);
+
+impl Loads {
+    pub(crate) fn of(store: &Store) -> Self {
+        Self(store.nodes().map(|node| NodeLoad::of(store, node)).collect())
+    }
+
+    pub(crate) fn position(&self, node: &str) -> Option<usize> {
+        self.0.binary_search_by(|load| load.node.id.as_str().cmp(node)).ok()
+    }
+
+    /// Tasks of a service that are to go on running, per node.
+    pub(crate) fn counts(&self, store: &Store, service: &str) -> Vec<u32> {
+        let mut counts = vec![0; self.0.len()];
+        let placed = store.tasks_of_service(service).filter(|task| is_placed(task));
+        for at in placed.filter_map(|task| self.position(task.node_id.as_str())) {
+            counts[at] += 1;
+        }
+        counts
+    }
+
+    /// Failures per node of tasks made from a service's present spec, where they are many.
+    pub(super) fn failures(&self, store: &Store, service: &Service, now: Timestamp) -> Vec<u32> {
+        let mut failures = vec![0; self.0.len()];
+        for task in store.tasks_of_service(service.id.as_str()) {
+            let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected);
+            let recent = task.spec_version == service.spec_version && task.ended_at.plus(FAILURES_WINDOW) > now;
+            if failed
+                && recent
+                && let Some(at) = self.position(task.node_id.as_str())
+            {
+                failures[at] += 1;
+            }
+        }
+        failures.iter_mut().filter(|count| **count < FAILURES_TO_AVOID).for_each(|count| *count = 0);
+        failures
+    }
 }
 
-/// Failures per node of tasks made from a service's present spec, where they are many.
-pub(super) fn failures(store: &Store, service: &Service, now: Timestamp) -> BTreeMap<String, usize> {
-    let mut failures: BTreeMap<String, usize> = BTreeMap::new();
-    for task in store.tasks_of_service(service.id.as_str()) {
-        let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected);
-        if failed && task.spec_version == service.spec_version && task.ended_at.plus(FAILURES_WINDOW) > now {
-            *failures.entry(task.node_id.0.clone()).or_default() += 1;
-        }
-    }
-    failures.retain(|_, count| *count >= FAILURES_TO_AVOID);
-    failures
+/// A global service's task has its node before it is assigned.
+fn is_placed(task: &Task) -> bool {
+    task.is_wanted() && task.status.state >= TaskState::Assigned
 }
 
 impl NodeLoad {
-    fn of(store: &Store, node: &Arc<Node>, services: &BTreeSet<&str>) -> Self {
+    fn of(store: &Store, node: &Arc<Node>) -> Self {
         let description = &node.description;
         let mut load = Self {
             node: Arc::clone(node),
             active: 0,
-            of_service: services.iter().map(|service| ((*service).to_owned(), 0)).collect(),
             nano_cpus_left: description.nano_cpus,
             memory_bytes_left: description.memory_bytes,
-            generic_left: description.generic_resources.clone(),
+            counted_left: description.generic_resources.clone(),
+            named_left: description.named_resources.clone(),
             host_ports: BTreeSet::new(),
         };
         store.tasks_of_node(node.id.as_str()).for_each(|task| load.add(task));
@@ -61,50 +88,70 @@ impl NodeLoad {
     }
 
     /// Counts a task. What it reserves is taken until it has ended, even when it is to stop.
-    pub(super) fn add(&mut self, task: &Task) {
-        if task.is_wanted() {
-            self.active += 1;
-            if let Some(count) = self.of_service.get_mut(task.service_id.as_str()) {
-                *count += 1;
-            }
-        }
+    fn add(&mut self, task: &Task) {
+        self.active += u32::from(task.is_wanted());
         if task.status.state.is_terminal() {
             return;
         }
-        let TaskResources { reserve_nano_cpus, reserve_memory_bytes, reserve_generic, .. } = &task.spec.resources;
-        self.nano_cpus_left -= reserve_nano_cpus;
-        self.memory_bytes_left -= reserve_memory_bytes;
-        for (kind, count) in reserve_generic {
-            *self.generic_left.entry(kind.clone()).or_default() -= count;
+        self.nano_cpus_left -= task.spec.resources.reserve_nano_cpus;
+        self.memory_bytes_left -= task.spec.resources.reserve_memory_bytes;
+        for (kind, count) in &task.spec.resources.reserve_generic {
+            match task.resources.get(kind) {
+                Some(AssignedResource::Named(names)) => {
+                    let left = self.named_left.entry(kind.clone()).or_default();
+                    left.retain(|name| !names.contains(name));
+                }
+                Some(AssignedResource::Count(_)) | None => {
+                    *self.counted_left.entry(kind.clone()).or_default() -= count;
+                }
+            }
         }
         self.host_ports.extend(host_ports(task));
     }
 
-    pub(super) fn of_service(&self, service: &str) -> usize {
-        self.of_service.get(service).copied().unwrap_or(0)
+    /// How many of a kind of resource are free.
+    pub(super) fn generic_left(&self, kind: &str) -> i64 {
+        match self.named_left.get(kind) {
+            Some(names) => i64::try_from(names.len()).unwrap_or(i64::MAX),
+            None => self.counted_left.get(kind).copied().unwrap_or(0),
+        }
     }
 
-    /// Smaller is better.
-    pub(super) fn rank(&self, service: &str, failures: &BTreeMap<String, usize>) -> (usize, usize, usize) {
-        let failed = failures.get(self.node.id.as_str()).copied().unwrap_or(0);
-        (failed, self.of_service(service), self.active)
+    /// Takes a task that passed the filters, and says which resources it gets: of those
+    /// with names the first free ones.
+    pub(crate) fn take(&mut self, filters: &Filters) -> BTreeMap<String, AssignedResource> {
+        self.active += 1;
+        self.nano_cpus_left -= filters.nano_cpus;
+        self.memory_bytes_left -= filters.memory_bytes;
+        self.host_ports.extend(&filters.host_ports);
+        let take = |(kind, count): (&String, &i64)| {
+            let given = match self.named_left.get_mut(kind) {
+                Some(left) => {
+                    let names: BTreeSet<String> =
+                        left.iter().take(usize::try_from(*count).unwrap_or(0)).cloned().collect();
+                    left.retain(|name| !names.contains(name));
+                    AssignedResource::Named(names)
+                }
+                None => {
+                    *self.counted_left.entry(kind.clone()).or_default() -= count;
+                    AssignedResource::Count(*count)
+                }
+            };
+            (kind.clone(), given)
+        };
+        filters.generic.iter().map(take).collect()
     }
 
-    /// The path to this node in the spread tree, one longer prefix per level.
-    pub(super) fn branches(&self, spread: &[String]) -> Vec<Vec<String>> {
-        let path: Vec<String> = spread.iter().map(|key| self.label(key)).collect();
-        (1..=path.len()).map(|length| path[..length].to_vec()).collect()
-    }
-
-    fn label(&self, key: &str) -> String {
+    /// The value of a label to spread over; a missing label is an empty one.
+    pub(crate) fn label(&self, key: &str) -> &str {
         let lower = key.to_ascii_lowercase();
         let (labels, prefix) = if lower.starts_with("engine.labels.") {
             (&self.node.description.engine_labels, "engine.labels.".len())
         } else if lower.starts_with("node.labels.") {
             (&self.node.spec.labels, "node.labels.".len())
         } else {
-            return String::new();
+            return "";
         };
-        labels.get(&key[prefix..]).cloned().unwrap_or_default()
+        labels.get(&key[prefix..]).map_or("", String::as_str)
     }
 }

@@ -2,31 +2,33 @@
 
 mod filter;
 mod load;
+mod tree;
+
+pub(crate) use filter::Filters;
+pub(crate) use load::{Loads, NodeLoad};
 
 use super::draft::Draft;
-use filter::{Filters, explain};
-use load::NodeLoad;
-use skep_model::task::{Task, TaskState};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use filter::explain;
+use skep_model::task::{AssignedResource, Task, TaskState};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use tree::Tree;
 
-/// Tasks of one service made from one spec are alike.
-type Groups = BTreeMap<(String, u64), Vec<Arc<Task>>>;
+/// Tasks of one service made from one spec are alike: their slots and ids.
+type Groups = BTreeMap<(String, u64), Vec<(u64, String)>>;
 
 pub(super) fn run(draft: &mut Draft<'_>) {
     let (groups, preassigned) = pending(draft);
     if groups.is_empty() && preassigned.is_empty() {
         return;
     }
-    let waiting = groups.keys().map(|(service, _)| service.as_str());
-    let waiting = waiting.chain(preassigned.iter().map(|task| task.service_id.as_str())).collect();
-    let mut loads: BTreeMap<String, NodeLoad> = load::all(&draft.store, &waiting);
+    let mut loads = Loads::of(&draft.store);
     for task in preassigned {
         confirm(draft, &mut loads, &task);
     }
-    for tasks in groups.into_values() {
-        place(draft, &mut loads, &tasks);
+    for ((service, _), mut tasks) in groups {
+        tasks.sort();
+        place(draft, &mut loads, &service, &tasks);
     }
 }
 
@@ -36,115 +38,77 @@ fn pending(draft: &Draft<'_>) -> (Groups, Vec<Arc<Task>>) {
     let pending = |task: &&Arc<Task>| task.status.state == TaskState::Pending && task.is_wanted();
     for task in draft.store.tasks_unassigned().filter(pending) {
         if task.node_id.is_empty() {
-            groups.entry((task.service_id.0.clone(), task.spec_version)).or_default().push(Arc::clone(task));
+            let group = groups.entry((task.service_id.0.clone(), task.spec_version)).or_default();
+            group.push((task.slot, task.id.0.clone()));
         } else {
             preassigned.push(Arc::clone(task));
         }
     }
-    groups.values_mut().for_each(|tasks| tasks.sort_by_key(|task| (task.slot, task.id.clone())));
     (groups, preassigned)
 }
 
-/// A global service's task runs on its node or nowhere.
-fn confirm(draft: &mut Draft<'_>, loads: &mut BTreeMap<String, NodeLoad>, task: &Task) {
-    let filters = Filters::of(task);
-    let Some(load) = loads.get_mut(task.node_id.as_str()) else { return };
-    match filters.failing(load, task.service_id.as_str()) {
+/// A global service's task, or one that is moved, runs on its node or nowhere.
+fn confirm(draft: &mut Draft<'_>, loads: &mut Loads, task: &Task) {
+    let filters = Filters::of(&draft.store, task);
+    let Some(at) = loads.position(task.node_id.as_str()) else { return };
+    let own = |other: &&Arc<Task>| other.service_id == task.service_id && other.is_wanted();
+    let of_service = draft.store.tasks_of_node(task.node_id.as_str()).filter(own).count();
+    let load = &mut loads.0[at];
+    match filters.failing(load, u32::try_from(of_service).unwrap_or(u32::MAX)) {
         None => {
-            load.add(task);
-            assign(draft, task, &load.node.id.0.clone(), "scheduler confirmed task can run on preassigned node");
+            let resources = load.take(&filters);
+            let node = load.node.id.0.clone();
+            assign(draft, task.id.as_str(), &node, resources, "scheduler confirmed task can run on preassigned node");
         }
-        Some(failed) => refuse(draft, task, &explain(&[failed])),
+        // What it would have taken over from runs on: the move is given up.
+        Some(failed) if task.beside.is_some() => {
+            draft.done(|| format!("task {} is not moved to {}: {}", task.id, task.node_id, explain(&[failed])));
+            draft.desire(task.id.as_str(), TaskState::Shutdown);
+        }
+        Some(failed) => refuse(draft, task.id.as_str(), &explain(&[failed])),
     }
 }
 
-fn place(draft: &mut Draft<'_>, loads: &mut BTreeMap<String, NodeLoad>, tasks: &[Arc<Task>]) {
-    let Some(first) = tasks.first() else { return };
-    let service = draft.store.service(first.service_id.as_str()).cloned();
-    let filters = Filters::of(first);
-    let owner = first.service_id.as_str();
-    let failures =
-        service.as_deref().map(|service| load::failures(&draft.store, service, draft.now)).unwrap_or_default();
+fn place(draft: &mut Draft<'_>, loads: &mut Loads, service: &str, tasks: &[(u64, String)]) {
+    let Some(first) = tasks.first().and_then(|(_, id)| draft.store.task(id)).cloned() else { return };
+    let filters = Filters::of(&draft.store, &first);
+    let mut counts = loads.counts(&draft.store, service);
+    let failures = match draft.store.service(service) {
+        Some(service) => loads.failures(&draft.store, service, draft.now),
+        None => vec![0; counts.len()],
+    };
+    let spread = &first.spec.placement.spread;
+    let mut tree = Tree::of(loads, &counts, &failures, spread, |at| filters.suits(&loads.0[at].node));
     let mut left = tasks.iter();
-    if first.spec.placement.spread.is_empty() {
-        place_evenly(draft, loads, &filters, &failures, &mut left);
-    } else {
-        place_spread(draft, loads, &filters, &failures, first, &mut left);
+    while let Some((_, id)) = left.as_slice().first() {
+        let Some(at) = tree.take(&|at| filters.fits(&loads.0[at], counts[at])) else { break };
+        counts[at] += 1;
+        let load = &mut loads.0[at];
+        let resources = load.take(&filters);
+        let node = load.node.id.0.clone();
+        assign(draft, id, &node, resources, "scheduler assigned task to node");
+        left.next();
     }
-    let unplaced: Vec<&Arc<Task>> = left.collect();
-    if unplaced.is_empty() {
+    if left.as_slice().is_empty() {
         return;
     }
-    let failed: Vec<_> = loads.values().filter_map(|load| filters.failing(load, owner)).collect();
+    let failed: Vec<_> =
+        loads.0.iter().zip(&counts).filter_map(|(load, count)| filters.failing(load, *count)).collect();
     let reason = explain(&failed);
-    unplaced.iter().for_each(|task| refuse(draft, task, &reason));
+    left.for_each(|(_, id)| refuse(draft, id, &reason));
 }
 
-/// Fewest failures, then fewest tasks of the service, then fewest tasks: the least loaded
-/// node takes a task and goes back into the heap.
-fn place_evenly(
+fn assign(
     draft: &mut Draft<'_>,
-    loads: &mut BTreeMap<String, NodeLoad>,
-    filters: &Filters,
-    failures: &BTreeMap<String, usize>,
-    left: &mut std::slice::Iter<'_, Arc<Task>>,
+    task: &str,
+    node: &str,
+    resources: BTreeMap<String, AssignedResource>,
+    message: &str,
 ) {
-    let Some(owner) = left.as_slice().first().map(|task| task.service_id.clone()) else { return };
-    let rank = |load: &NodeLoad| load.rank(owner.as_str(), failures);
-    let suitable = loads.values().filter(|load| filters.failing(load, owner.as_str()).is_none());
-    let mut heap: BinaryHeap<Reverse<_>> = suitable.map(|load| Reverse((rank(load), load.node.id.0.clone()))).collect();
-    while let Some(task) = left.as_slice().first() {
-        let Some(Reverse((_, node))) = heap.pop() else { return };
-        let Some(load) = loads.get_mut(&node) else { continue };
-        load.add(task);
-        assign(draft, task, &node, "scheduler assigned task to node");
-        left.next();
-        if filters.failing(load, owner.as_str()).is_none() {
-            heap.push(Reverse((rank(load), node)));
-        }
-    }
-}
-
-/// As `place_evenly`, but first evens out the branches of a tree with one level per
-/// spread label, counting tasks of the service only. A missing label is a branch of its own.
-fn place_spread(
-    draft: &mut Draft<'_>,
-    loads: &mut BTreeMap<String, NodeLoad>,
-    filters: &Filters,
-    failures: &BTreeMap<String, usize>,
-    first: &Task,
-    left: &mut std::slice::Iter<'_, Arc<Task>>,
-) {
-    let owner = first.service_id.as_str();
-    let mut branches: BTreeMap<Vec<String>, usize> = BTreeMap::new();
-    for load in loads.values() {
-        for branch in load.branches(&first.spec.placement.spread) {
-            *branches.entry(branch).or_default() += load.of_service(owner);
-        }
-    }
-    let mut suitable: BTreeSet<String> = loads.keys().cloned().collect();
-    while let Some(task) = left.as_slice().first() {
-        suitable.retain(|node| filters.failing(&loads[node], owner).is_none());
-        let rank = |node: &&String| {
-            let load = &loads[*node];
-            let counts: Vec<usize> = load.branches(&first.spec.placement.spread).iter().map(|b| branches[b]).collect();
-            (counts, load.rank(owner, failures))
-        };
-        let Some(node) = suitable.iter().min_by_key(rank).cloned() else { return };
-        let Some(load) = loads.get_mut(&node) else { return };
-        for branch in load.branches(&first.spec.placement.spread) {
-            *branches.entry(branch).or_default() += 1;
-        }
-        load.add(task);
-        assign(draft, task, &node, "scheduler assigned task to node");
-        left.next();
-    }
-}
-
-fn assign(draft: &mut Draft<'_>, task: &Task, node: &str, message: &str) {
     let now = draft.now;
-    draft.edit_task(task.id.as_str(), |task| {
+    draft.change_task(task, |task| {
         task.node_id = node.into();
+        task.resources = resources;
         task.status.state = TaskState::Assigned;
         task.status.timestamp = now;
         task.status.message = message.into();
@@ -152,7 +116,7 @@ fn assign(draft: &mut Draft<'_>, task: &Task, node: &str, message: &str) {
     });
 }
 
-fn refuse(draft: &mut Draft<'_>, task: &Task, reason: &str) {
-    draft.waiting(|| format!("task {}: {reason}", task.id));
-    draft.edit_task(task.id.as_str(), |task| task.status.err = reason.to_owned());
+fn refuse(draft: &mut Draft<'_>, task: &str, reason: &str) {
+    draft.waiting(|| format!("task {task}: {reason}"));
+    draft.say_why(task, reason);
 }

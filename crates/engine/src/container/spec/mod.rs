@@ -2,6 +2,7 @@
 //! and what the machine can do.
 
 pub(crate) mod capabilities;
+pub(crate) mod confinement;
 pub(crate) mod devices;
 pub(crate) mod resources;
 pub(crate) mod seccomp;
@@ -9,9 +10,8 @@ pub(crate) mod seccomp;
 use crate::container::user::User;
 use crate::sys::kernel::Kernel;
 use serde_json::{Value, json};
+use skep_model::Result;
 use skep_model::container::{ContainerInfo, ExecConfig, MountKind};
-use skep_model::{Error, Result};
-use std::collections::BTreeSet;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -74,63 +74,26 @@ pub(crate) struct Input<'a> {
     pub(crate) hostname: &'a str,
 }
 
-/// What `--security-opt` says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct SecurityOptions {
-    pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp_unconfined: bool,
-    /// A profile's text.
-    pub(crate) seccomp_profile: Option<String>,
-    pub(crate) warnings: Vec<String>,
-}
-
-/// Parses security options.
-///
-/// # Errors
-/// An option Docker does not know either.
-pub(crate) fn security_options(options: &[String]) -> Result<SecurityOptions> {
-    let mut out = SecurityOptions::default();
-    for option in options {
-        let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
-        match (key, value) {
-            ("no-new-privileges", "" | "true") => out.no_new_privileges = true,
-            ("no-new-privileges", "false") => out.no_new_privileges = false,
-            ("seccomp", "unconfined") => out.seccomp_unconfined = true,
-            ("seccomp", "builtin" | "") => {}
-            ("seccomp", profile) => out.seccomp_profile = Some(profile.to_owned()),
-            ("apparmor", "unconfined" | "docker-default") | ("label", _) | ("systempaths", "unconfined") => {}
-            ("apparmor", profile) => {
-                out.warnings.push(format!("AppArmor is not supported: profile {profile} is not applied"));
-            }
-            _ => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
-        }
-    }
-    Ok(out)
-}
-
 /// The specification, and warnings about wishes that cannot be fulfilled.
 ///
 /// # Errors
 /// Wishes that make no sense.
 pub(crate) fn build(input: &Input<'_>) -> Result<(Value, Vec<String>)> {
     let host = &input.info.host;
-    let security = security_options(&host.security_opt)?;
+    let security = confinement::security_options(&host.security_opt)?;
     let mut warnings = security.warnings.clone();
-    let capabilities = capabilities::wanted(host, &input.kernel.capabilities)?;
     let (devices, device_rules) = devices::oci(host)?;
     let (resources, more) = resources::oci(host, device_rules, input.kernel);
     warnings.extend(more);
-    let (process, more) = process(input, &capabilities, &security)?;
+    let (process, more) = process(input, &security)?;
     warnings.extend(more);
+    // Without capabilities and system-call filter: the shim sets those itself.
     let mut linux = json!({
         "cgroupsPath": input.cgroup_path,
         "namespaces": namespaces(input.namespaces),
         "resources": resources,
         "devices": devices,
     });
-    if let Some(profile) = seccomp_profile(host.privileged, &security, &capabilities)? {
-        linux["seccomp"] = profile;
-    }
     let paths = |list: &Option<Vec<String>>, default: &[&str]| -> Vec<String> {
         match list {
             Some(list) => list.clone(),
@@ -165,25 +128,7 @@ pub(crate) fn build(input: &Input<'_>) -> Result<(Value, Vec<String>)> {
     Ok((spec, warnings))
 }
 
-fn seccomp_profile(
-    privileged: bool,
-    security: &SecurityOptions,
-    capabilities: &BTreeSet<String>,
-) -> Result<Option<Value>> {
-    if privileged || security.seccomp_unconfined {
-        return Ok(None);
-    }
-    match &security.seccomp_profile {
-        Some(text) => seccomp::custom_profile(text, capabilities).map(Some),
-        None => Ok(Some(seccomp::default_profile(capabilities))),
-    }
-}
-
-fn process(
-    input: &Input<'_>,
-    capabilities: &BTreeSet<String>,
-    security: &SecurityOptions,
-) -> Result<(Value, Vec<String>)> {
+fn process(input: &Input<'_>, security: &confinement::SecurityOptions) -> Result<(Value, Vec<String>)> {
     let ContainerInfo { path, args, config, host, .. } = input.info;
     let mut command = vec![path.clone()];
     command.extend(args.iter().cloned());
@@ -196,14 +141,12 @@ fn process(
         "args": command,
         "env": environment(input.hostname, config.tty, &[], &config.env, &input.user.home),
         "cwd": if config.working_dir.is_empty() { "/" } else { &config.working_dir },
-        "capabilities": capability_sets(capabilities),
         "rlimits": limits,
     });
     // Only when it differs: writing the score costs a right, even if it stays the same.
     if score != input.kernel.oom_score_adj {
         process["oomScoreAdj"] = score.into();
     }
-    // Absent, not false: libcontainer loads the system-call filter late if it is there.
     if security.no_new_privileges {
         process["noNewPrivileges"] = true.into();
     }
@@ -218,12 +161,7 @@ pub(crate) fn exec_process(
     hostname: &str,
     kernel: &Kernel,
 ) -> Result<Value> {
-    let security = security_options(&info.host.security_opt)?;
-    let capabilities = if exec.privileged {
-        kernel.capabilities.clone()
-    } else {
-        capabilities::wanted(&info.host, &kernel.capabilities)?
-    };
+    let security = confinement::security_options(&info.host.security_opt)?;
     let cwd = [exec.working_dir.as_str(), info.config.working_dir.as_str(), "/"];
     let (limits, _) = resources::rlimits(&info.host.ulimits, kernel)?;
     let (score, _) = resources::oom_score_adj(info.host.oom_score_adj, kernel);
@@ -233,7 +171,6 @@ pub(crate) fn exec_process(
         "args": exec.cmd,
         "env": environment(hostname, exec.tty, &info.config.env, &exec.env, &user_of_exec.home),
         "cwd": cwd.iter().find(|path| !path.is_empty()),
-        "capabilities": capability_sets(&capabilities),
         "rlimits": limits,
     });
     if score != kernel.oom_score_adj {
@@ -251,10 +188,6 @@ fn user(user: &User) -> Value {
     let mut groups = vec![user.gid];
     groups.extend(user.groups.iter().filter(|&&gid| gid != user.gid));
     json!({"uid": user.uid, "gid": user.gid, "additionalGids": groups})
-}
-
-fn capability_sets(set: &BTreeSet<String>) -> Value {
-    json!({"bounding": set, "effective": set, "permitted": set, "inheritable": [], "ambient": []})
 }
 
 /// The defaults, then `layers` in order, each replacing entries of the same key in place.
@@ -418,13 +351,12 @@ mod tests {
     }
 
     #[test]
-    fn a_privileged_container_has_no_filter_and_no_masks() {
+    fn a_privileged_container_has_no_masks() {
         let info = ContainerInfo { host: HostConfig { privileged: true, ..Default::default() }, ..Default::default() };
         let spec = build_for(&info);
-        assert!(spec["linux"].get("seccomp").is_none());
         assert_eq!(spec["linux"]["maskedPaths"], json!([]));
         let plain = build_for(&ContainerInfo::default());
-        assert!(plain["linux"].get("seccomp").is_some());
+        assert_ne!(plain["linux"]["maskedPaths"], json!([]));
         assert!(plain["process"].get("noNewPrivileges").is_none());
     }
 
@@ -447,11 +379,5 @@ mod tests {
         assert_eq!(targets.iter().filter(|&&target| target == "/dev/shm").count(), 1);
         let position = |target: &str| targets.iter().position(|&known| known == target).unwrap();
         assert!(position("/a") < position("/a/b"));
-    }
-
-    #[test]
-    fn unknown_security_options_are_refused() {
-        assert!(security_options(&["nonsense=1".into()]).is_err());
-        assert!(security_options(&["no-new-privileges".into()]).unwrap().no_new_privileges);
     }
 }

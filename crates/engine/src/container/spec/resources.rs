@@ -84,6 +84,9 @@ pub(crate) fn oci(host: &HostConfig, devices: Vec<Value>, kernel: &Kernel) -> (V
         }
     };
     put("memory", "memory limit capabilities", "memory", memory(resources, kernel));
+    // What libcontainer leaves alone when it is zero.
+    let no_swap = kernel.cgroup_v2 && resources.memory_bytes > 0 && swap(resources) == resources.memory_bytes;
+    put("memory", "swap limit capabilities", "unified", no_swap.then(|| json!({"memory.swap.max": "0"})));
     put("cpu", "CPU limits", "cpu", cpu(resources, kernel));
     put("pids", "pids limit capabilities", "pids", pids(resources));
     let weight = (resources.blkio_weight > 0).then(|| json!({"weight": resources.blkio_weight}));
@@ -253,6 +256,20 @@ pub(crate) mod tests {
         assert_eq!(value["cpu"]["quota"], 150_000);
         assert!(value.get("pids").is_none());
         assert_eq!(warnings.len(), 1);
+    }
+
+    #[test]
+    fn memory_without_swap_is_said_in_full_on_cgroup_v2() {
+        let check = |cgroup_v2: bool, memory_swap_bytes: i64, expect: Option<&str>| {
+            let kernel = Kernel { cgroup_v2, ..kernel() };
+            let resources = Resources { memory_bytes: 1 << 24, memory_swap_bytes, ..Default::default() };
+            let (value, _) = oci(&HostConfig { resources, ..Default::default() }, Vec::new(), &kernel);
+            assert_eq!(value.pointer("/unified/memory.swap.max").and_then(Value::as_str), expect);
+        };
+        check(true, 1 << 24, Some("0"));
+        check(true, 0, None);
+        check(true, -1, None);
+        check(false, 1 << 24, None);
     }
 
     #[test]

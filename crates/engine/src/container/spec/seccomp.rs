@@ -103,9 +103,7 @@ pub(crate) fn default_profile(capabilities: &BTreeSet<String>) -> Value {
     }
     rules.push(allow_if("socket", &[(0, AF_VSOCK, 0, "SCMP_CMP_NE")]));
     if !capabilities.contains("CAP_SYS_ADMIN") {
-        // libcontainer takes the mask from the second value and compares with the first,
-        // the reverse of what the OCI specification says.
-        rules.push(allow_if("clone", &[(0, 0, CLONE_NAMESPACES, "SCMP_CMP_MASKED_EQ")]));
+        rules.push(allow_if("clone", &[(0, CLONE_NAMESPACES, 0, "SCMP_CMP_MASKED_EQ")]));
         // Its flags are behind a pointer no filter can follow.
         rules.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}));
     }
@@ -163,20 +161,9 @@ fn convert_rule(rule: &Value, capabilities: &BTreeSet<String>) -> Option<Value> 
     }
     let args = rule["args"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !args.is_empty() {
-        converted["args"] = args.iter().map(convert_argument).collect();
+        converted["args"] = args.into();
     }
     Some(converted)
-}
-
-fn convert_argument(argument: &Value) -> Value {
-    let mut argument = argument.clone();
-    if argument["op"] == "SCMP_CMP_MASKED_EQ" {
-        // See the rule for `clone` above.
-        let (mask, datum) = (argument["value"].take(), argument["valueTwo"].take());
-        argument["value"] = datum;
-        argument["valueTwo"] = mask;
-    }
-    argument
 }
 
 fn architectures() -> &'static [&'static str] {

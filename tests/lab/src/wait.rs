@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy two-core machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-pub(crate) const POLL: Duration = Duration::from_millis(30);
+/// Time between two looks.
+pub const POLL: Duration = Duration::from_millis(30);
+/// The same where a look costs nothing.
+pub(crate) const SHORT_POLL: Duration = Duration::from_millis(3);
 
 /// Calls `fact` until it holds.
 ///

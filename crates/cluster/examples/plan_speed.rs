@@ -1,0 +1,121 @@
+//! How fast tasks are placed, and what they cost in the store: one line a size.
+//!
+//! `cargo run --release -p skep-cluster --example plan_speed [TASKS ...]`
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, for people")]
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it reads the clock to measure")]
+
+use skep_cluster::command::{Key, Kind};
+use skep_cluster::ids::IdSource;
+use skep_cluster::{Command, Store, Write, edit, plan};
+use skep_model::Timestamp;
+use skep_model::cluster::Cluster;
+use skep_model::node::{Node, NodeDescription, Role};
+use skep_model::service::{ServiceMode, ServiceSpec};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
+const TASKS_PER_NODE: usize = 10;
+const SERVICES: usize = 10;
+const NOW: Timestamp = Timestamp(1_800_000_000_000_000_000);
+
+struct Scatter(u128);
+
+impl IdSource for Scatter {
+    fn next(&mut self) -> u128 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+        self.0.wrapping_mul(0xD6E8_FEB8_6659_FD93_D6E8_FEB8_6659_FD93)
+    }
+}
+
+fn main() {
+    let given: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let sizes = if given.is_empty() { SIZES.to_vec() } else { given };
+    let mut before: Option<(usize, Duration)> = None;
+    for tasks in sizes {
+        let took = measure(tasks, before);
+        before = Some((tasks, took));
+    }
+}
+
+/// Plans `tasks` tasks of a few services from nothing to ASSIGNED, and prints what it took.
+fn measure(tasks: usize, before: Option<(usize, Duration)>) -> Duration {
+    let mut ids = Scatter(7);
+    let nodes = tasks / TASKS_PER_NODE;
+    let mut store = swarm(nodes, &mut ids);
+    let keys: BTreeSet<Key> = (0..SERVICES).map(|n| create(&mut store, n, tasks / SERVICES, &mut ids)).collect();
+    let memory_before = resident_bytes();
+
+    let started = Instant::now();
+    let planned = plan::plan(&store, &keys, NOW, &mut ids);
+    let took = started.elapsed();
+
+    let placed = planned.writes.iter().filter(|write| write.key().kind == Kind::Task).count();
+    assert_eq!(placed, tasks);
+    let started = Instant::now();
+    apply(&mut store, planned.writes);
+    let applied = started.elapsed();
+    let memory = resident_bytes().saturating_sub(memory_before) / tasks as u64;
+    let started = Instant::now();
+    assert_eq!(plan::plan(&store, &keys, NOW, &mut ids).writes, []);
+    let again = started.elapsed();
+    let rate = tasks as f64 / took.as_secs_f64();
+    let growth = before.map_or_else(String::new, |(size, time)| {
+        let exponent = (took.as_secs_f64() / time.as_secs_f64()).ln() / (tasks as f64 / size as f64).ln();
+        format!(", growth exponent {exponent:.2}")
+    });
+    println!(
+        "{tasks} tasks on {nodes} nodes: planned in {took:.2?} ({rate:.0} placements/s){growth}; applied in {applied:.2?}; \
+         planned again in {again:.2?}; {} bytes in a snapshot and {memory} in memory per task",
+        store.to_bytes().len() / tasks
+    );
+    took
+}
+
+fn swarm(nodes: usize, ids: &mut Scatter) -> Store {
+    let mut store = Store::default();
+    let mut manager = Node { id: "node0".into(), role: Role::Manager, ..Node::default() };
+    manager.spec.role = Role::Manager;
+    // A mesh with room for every node's address.
+    let cluster = Cluster { subnet_size: 12, ..Cluster::default() };
+    apply(&mut store, edit::bootstrap(edit::Bootstrap { cluster, node: manager }, NOW, ids));
+    for number in 0..nodes {
+        let id = format!("node{number}");
+        if number > 0 {
+            let writes = edit::join_node(&store, Node { id: id.as_str().into(), ..Node::default() }).unwrap();
+            apply(&mut store, writes);
+        }
+        let description = NodeDescription { nano_cpus: 8_000_000_000, memory_bytes: 1 << 34, ..Default::default() };
+        let writes = edit::node_ready(&store, &id.as_str().into(), description, "192.0.2.1", "192.0.2.1").unwrap();
+        apply(&mut store, writes);
+    }
+    let planned = plan::plan(&store, &BTreeSet::new(), NOW, ids);
+    apply(&mut store, planned.writes);
+    store
+}
+
+fn create(store: &mut Store, number: usize, replicas: usize, ids: &mut Scatter) -> Key {
+    let mode = ServiceMode::Replicated { replicas: replicas as u64 };
+    let mut spec = ServiceSpec { name: format!("service{number}"), mode, ..ServiceSpec::default() };
+    spec.task.container.image = "registry.example.com/shop/front:1.2.3".into();
+    spec.task.container.env = vec!["MODE=production".into(), "LOG=info".into()];
+    spec.task.resources.reserve_memory_bytes = 64 << 20;
+    spec.labels.insert("team".into(), "shop".into());
+    let (id, writes) = edit::create_service(store, spec, NOW, ids).unwrap();
+    apply(store, writes);
+    Key::new(Kind::Service, id.as_str())
+}
+
+fn apply(store: &mut Store, writes: Vec<Write>) {
+    let command = Command { id: String::new(), at: NOW, writes, independent: true };
+    let applied = store.apply(store.index() + 1, &command).unwrap();
+    assert!(applied.dropped.is_empty());
+}
+
+/// Memory of this process that is in use, 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}

@@ -1,0 +1,102 @@
+//! An overlay's namespace: bridge, tunnel, balancer, and the way to what other nodes have.
+
+use super::{Circumstances, LOOPBACK, OVERLAY_BRIDGE, alias, existing_link, gateway_addresses, mtu};
+use crate::desired::Desired;
+use crate::nft::expression::Family;
+use crate::plan::{BridgePort, Forwarding, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Tunnel, Wanted, WantedPlace};
+use ipnet::IpNet;
+use skep_model::netstate::{DesiredNetwork, DesiredService, RemoteEndpoint};
+use skep_model::network::mac_of;
+use std::net::IpAddr;
+
+/// A MAC address for a bridge that has no address to derive it from.
+const NAMELESS_MAC: [u8; 6] = [0x02, 0x42, 0, 0, 0, 1];
+
+pub(super) fn add(
+    desired: &Desired,
+    network: &DesiredNetwork,
+    (vni, port): (u32, u16),
+    circumstances: &Circumstances<'_>,
+    wanted: &mut Wanted,
+) {
+    let id = PlaceId::Overlay(network.id.clone());
+    let services: Vec<&DesiredService> =
+        desired.cluster.services.iter().filter(|service| service.network == network.id).collect();
+    let own = desired.cluster.load_balancer_addresses.get(&network.id).copied();
+    let mut place = WantedPlace::default();
+    place.links.insert(LOOPBACK.into(), existing_link());
+    place.links.insert(OVERLAY_BRIDGE.into(), bridge_link(network, own, circumstances));
+    let local = circumstances.underlay.map(|underlay| underlay.address);
+    let tunnel = Link {
+        kind: LinkKind::Vxlan(Tunnel { vni, port, local, mac: None }),
+        mtu: mtu(network, circumstances),
+        alias: alias("network", network.id.as_str()),
+        // Who is behind the tunnel is told, not learned: nobody there can pose as another.
+        port: Some(BridgePort { bridge: OVERLAY_BRIDGE.into(), hairpin: false, isolated: false, learning: false }),
+    };
+    place.links.insert(OVERLAY_TUNNEL.into(), tunnel);
+    for remote in desired.cluster.remotes.get(&network.id).into_iter().flatten() {
+        add_remote(remote, local, &mut place, &mut wanted.impossible);
+    }
+    for address in gateway_addresses(network).chain(own) {
+        place.addresses.insert((OVERLAY_BRIDGE.into(), address));
+    }
+    for vip in services.iter().filter_map(|service| service.vip) {
+        place.addresses.insert((OVERLAY_BRIDGE.into(), IpNet::from(vip)));
+    }
+    add_settings(&mut place);
+    let gateways = gateway_addresses(network).map(|address| address.addr());
+    let sources: Vec<IpAddr> = own.map(|address| address.addr()).into_iter().chain(gateways).collect();
+    let per_family = [Family::V4, Family::V6]
+        .into_iter()
+        .filter_map(|family| sources.iter().copied().find(|address| Family::of(*address) == family));
+    place.table = Some(circumstances.balancer.rules(&services, &per_family.collect::<Vec<_>>()));
+    place.balanced = circumstances.balancer.balanced(&services);
+    let settings = circumstances.balancer.settings().iter();
+    place.sysctls.extend(settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    let backends = services.iter().flat_map(|service| &service.backends);
+    wanted.backends.extend(backends.map(|backend| (id.clone(), backend.address, None)));
+    wanted.places.insert(id, place);
+}
+
+/// The bridge answers for this node's balancer, so its MAC address is that one's: the
+/// gateway's address is the same on every node.
+fn bridge_link(network: &DesiredNetwork, own: Option<IpNet>, circumstances: &Circumstances<'_>) -> Link {
+    let gateway = || network.subnets.iter().find_map(|subnet| subnet.gateway);
+    let mac = own.map(|own| own.addr()).or_else(gateway).map_or(NAMELESS_MAC, mac_of);
+    Link {
+        kind: LinkKind::Bridge { mac },
+        mtu: mtu(network, circumstances),
+        alias: alias("network", network.id.as_str()),
+        port: None,
+    }
+}
+
+fn add_remote(remote: &RemoteEndpoint, local: Option<IpAddr>, place: &mut WantedPlace, impossible: &mut Vec<String>) {
+    let (mac, node) = (remote.mac, remote.tunnel);
+    if local.is_some_and(|local| local.is_ipv4() != node.is_ipv4()) {
+        impossible.push(format!("node {node} is not reached from this one: their addresses are of different families"));
+        return;
+    }
+    let link = || OVERLAY_TUNNEL.to_owned();
+    place.forwarding.insert(Forwarding::Tunnel { link: link(), mac, node });
+    place.forwarding.insert(Forwarding::Bridge { link: link(), mac });
+    for address in &remote.addresses {
+        place.forwarding.insert(Forwarding::Neighbour { link: link(), address: *address, mac });
+    }
+}
+
+fn add_settings(place: &mut WantedPlace) {
+    let settings = [
+        ("net.ipv4.ip_forward", "1"),
+        // The balancer sends a packet out where it came from; nobody needs to be told.
+        ("net.ipv4.conf.all.send_redirects", "0"),
+        ("net.ipv4.conf.br0.send_redirects", "0"),
+        ("net.ipv4.conf.all.rp_filter", "0"),
+    ];
+    place.sysctls.extend(settings.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    // Bridged frames must not pass the balancer's rules as if they were routed.
+    for key in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
+        place.optional_sysctls.insert(key.into(), "0".into());
+    }
+}

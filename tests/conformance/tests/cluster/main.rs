@@ -1,0 +1,65 @@
+//! Several machines: each trial has a lab of its own. What costs most starts first.
+
+#![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
+
+mod course;
+mod failover;
+mod lab;
+mod load;
+mod members;
+mod power;
+mod reach;
+mod swarm;
+mod upgrade;
+mod writer;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use skep_conformance::{Client, Lab, Options};
+
+/// A scenario: a name, the machines it wants, and what to do on them.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) options: fn() -> Options,
+    pub(crate) run: fn(&mut Lab) -> Result<()>,
+    /// Also with our own command line.
+    pub(crate) every_client: bool,
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each trial runs several daemons; more at once than cores only adds noise.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let mut trials = Vec::new();
+    for scenario in [course::SCENARIOS, upgrade::SCENARIOS, failover::SCENARIOS, power::SCENARIOS, members::SCENARIOS, reach::SCENARIOS, lab::SCENARIOS].into_iter().flatten() {
+        trials.push(trial(&Client::debian_docker(), scenario));
+        if scenario.every_client {
+            trials.push(trial(&Client::skep(), scenario));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(client: &Client, scenario: &'static Scenario) -> Trial {
+    let client = client.clone();
+    Trial::test(format!("{}::{}", client.label, scenario.name), move || {
+        let mut lab = Lab::up(&(scenario.options)().client(&client)).map_err(failed)?;
+        (scenario.run)(&mut lab).map_err(|error| Failed::from(format!("{error:#}\n\nthe daemons' logs:\n{}", lab.logs())))
+    })
+}
+
+/// How often a scenario repeats its fault: as often as `SKEP_TEST_ROUNDS` says, for a long
+/// run at night, or `normal` times.
+pub(crate) fn rounds(normal: usize) -> usize {
+    std::env::var("SKEP_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(normal)
+}
+
+/// A measured figure, for whoever reads the run.
+#[expect(clippy::print_stderr, reason = "figures are part of what a run says")]
+pub(crate) fn say(text: &str) {
+    eprintln!("    {text}");
+}
+
+fn failed(error: anyhow::Error) -> Failed {
+    Failed::from(format!("{error:#}"))
+}
