@@ -9,11 +9,24 @@ use std::path::{Path, PathBuf};
 
 /// Packages that a base image does not need although others name them.
 const LEFT_OUT: [&str; 14] = [
-    "perl", "libperl", "dpkg", "debconf", "adduser", "usrmerge", "init-system-helpers", "sysvinit-utils", "lsb-base",
-    "libjs-jquery", "libnumber-compare", "libtext-glob", "libfile-find", "tar_",
+    "perl",
+    "libperl",
+    "dpkg",
+    "debconf",
+    "adduser",
+    "usrmerge",
+    "init-system-helpers",
+    "sysvinit-utils",
+    "lsb-base",
+    "libjs-jquery",
+    "libnumber-compare",
+    "libtext-glob",
+    "libfile-find",
+    "tar_",
 ];
 /// Folders without which a program runs as well.
-const DOCUMENTS: [&str; 5] = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/javascript", "usr/share/lintian"];
+const DOCUMENTS: [&str; 5] =
+    ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/javascript", "usr/share/lintian"];
 
 /// What the course installs with pip is in the image already; this says so, or fails.
 const PIP: &str = "#!/bin/sh\n\

@@ -93,7 +93,11 @@ fn show(lab: &Lab) -> Result<()> {
     println!("    skep import {} busybox     # once on each machine", tar.display());
     println!("    nsenter -t {} -m -u -i -n -p -C sh      # a shell on {}", first.first_pid()?, first.name());
     println!("    less {}", first.log_path().display());
-    println!("    ip netns exec {NAME}{} curl http://{}:8080/   # from outside", skep_lab::SWITCH_SUFFIX, first.address());
+    println!(
+        "    ip netns exec {NAME}{} curl http://{}:8080/   # from outside",
+        skep_lab::SWITCH_SUFFIX,
+        first.address()
+    );
     println!("    ip -n {NAME}{} link set p2 down     # pull the cable of the second machine", skep_lab::SWITCH_SUFFIX);
     println!("    cargo xtask lab down                # remove every trace");
     Ok(())

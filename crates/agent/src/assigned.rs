@@ -36,6 +36,11 @@ pub(crate) struct AssignedSet {
 }
 
 impl AssignedSet {
+    /// The newest message that was taken.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }

@@ -57,8 +57,28 @@ async fn join_at(store: &CertStore, address: &str, token: &JoinToken, availabili
 pub(crate) async fn renew(store: &CertStore, channel: Channel, identity: &Identity) -> Result<()> {
     let request = CertificateRequest::create()?;
     let issued = issue(channel, &request, String::new(), Availability::Active).await?;
-    save(store, identity.root_pem(), &issued, &request)?;
-    identity.replace(&issued.certificate_chain_pem, request.key_pem())?;
+    let parts = StoredIdentity {
+        root_pem: issued.root_ca_pem,
+        chain_pem: issued.certificate_chain_pem,
+        key_pem: request.key_pem().to_owned().into(),
+    };
+    take(store, identity, &parts)
+}
+
+/// From now on this node trusts these roots, and only these.
+///
+/// # Errors
+/// When its own certificate is of none of them: it is to be renewed first.
+pub(crate) fn trust(store: &CertStore, root_pem: &str, identity: &Identity) -> Result<()> {
+    let stored = store.load()?.ok_or_else(|| Error::internal("this node's certificate is gone"))?;
+    take(store, identity, &StoredIdentity { root_pem: root_pem.to_owned(), ..stored })
+}
+
+/// Checked first, then saved, then used: a crash in between leaves what is good either way.
+fn take(store: &CertStore, identity: &Identity, parts: &StoredIdentity) -> Result<()> {
+    identity.check(parts)?;
+    store.save(parts)?;
+    identity.replace(parts)?;
     Ok(())
 }
 

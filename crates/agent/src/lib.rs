@@ -127,6 +127,7 @@ impl Agent {
             data_path_address: config.data_path_address.clone(),
             worker: sender,
             reporter: reporter.clone(),
+            network: network.clone(),
             db: db.clone(),
             view: view_sender,
             tunnels: Arc::new(tunnels),

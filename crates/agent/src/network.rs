@@ -3,6 +3,7 @@
 
 use crate::executor::Executor;
 use skep_model::netstate::ClusterNetState;
+use skep_model::service::PublishMode;
 use skep_model::task::Task;
 use skep_model::{Error, Result};
 use std::collections::BTreeSet;
@@ -15,8 +16,8 @@ const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(8);
 /// A task that waits longer for its networks fails for a passing reason and asks again.
 const NETWORKS_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long a stop waits for the balancer to send nothing new to the task.
-const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// How long a stop waits for all nodes' balancers to send nothing new to the task.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// What the kernel was last made to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,12 +31,83 @@ struct Applied {
 pub(crate) struct NetworkKeeper {
     wanted: watch::Sender<Option<Arc<ClusterNetState>>>,
     applied: watch::Sender<Applied>,
+    /// The newest assignments.
+    assigned: watch::Sender<u64>,
+    /// The generation that some task waits for all nodes to have.
+    awaited: watch::Sender<u64>,
+    /// The generation that all nodes have, by a manager's word.
+    everywhere: watch::Sender<u64>,
     resync: Notify,
 }
 
 impl NetworkKeeper {
     pub(crate) fn new() -> Self {
-        Self { wanted: watch::Sender::new(None), applied: watch::Sender::default(), resync: Notify::new() }
+        Self {
+            wanted: watch::Sender::new(None),
+            applied: watch::Sender::default(),
+            assigned: watch::Sender::default(),
+            awaited: watch::Sender::default(),
+            everywhere: watch::Sender::default(),
+            resync: Notify::new(),
+        }
+    }
+
+    /// Assignments of a generation were taken; tasks that stop wait for the others to follow it.
+    pub(crate) fn note_assigned(&self, generation: u64) {
+        self.assigned.send_replace(generation);
+    }
+
+    /// The next generation that this node's kernel has, other than `told`.
+    pub(crate) async fn next_applied(&self, told: Option<u64>) -> u64 {
+        let mut applied = self.applied.subscribe();
+        let next = applied.wait_for(|applied| applied.generation.is_some() && applied.generation != told).await;
+        match next.map(|applied| applied.generation) {
+            Ok(Some(generation)) => generation,
+            // The sender lives as long as this.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The next generation to ask a manager for.
+    pub(crate) async fn next_awaited(&self) -> u64 {
+        let mut awaited = self.awaited.subscribe();
+        let next = awaited.wait_for(|awaited| *awaited > *self.everywhere.borrow()).await;
+        match next.map(|awaited| *awaited) {
+            Ok(generation) => generation,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// All nodes have the network state of a generation.
+    pub(crate) fn note_everywhere(&self, generation: u64) {
+        self.everywhere.send_if_modified(|known| {
+            let newer = generation > *known;
+            *known = generation.max(*known);
+            newer
+        });
+    }
+
+    /// Waits until no node's balancer sends anything new to a task that was told to stop,
+    /// but not for long: nodes and managers may be away.
+    pub(crate) async fn drain(&self, task: &Task) {
+        self.drain_within(task, DRAIN_MAX).await;
+    }
+
+    async fn drain_within(&self, task: &Task, max: Duration) {
+        if !takes_connections(task) {
+            return;
+        }
+        let generation = *self.assigned.borrow();
+        self.awaited.send_if_modified(|awaited| {
+            let later = generation > *awaited;
+            *awaited = generation.max(*awaited);
+            later
+        });
+        let mut everywhere = self.everywhere.subscribe();
+        let known = everywhere.wait_for(|known| *known >= generation);
+        if tokio::time::timeout(max, known).await.is_err() {
+            tracing::warn!(task = %task.id, "stopping a task although not all nodes' balancers have let go of it");
+        }
     }
 
     /// Replaces what is wanted.
@@ -73,16 +145,6 @@ impl NetworkKeeper {
         Err(Error::unavailable(format!("network {missing} has not reached this node yet")))
     }
 
-    /// Waits until the kernel agrees with what is wanted now, but not for long.
-    pub(crate) async fn settle(&self) {
-        let wanted = self.wanted.borrow().as_ref().map(|state| state.generation);
-        let mut applied = self.applied.subscribe();
-        let agrees = applied.wait_for(|applied| applied.generation >= wanted);
-        if tokio::time::timeout(SETTLE_MAX, agrees).await.is_err() {
-            tracing::warn!("stopping a task although the network has not settled");
-        }
-    }
-
     /// Applies every new wish until `stop`.
     pub(crate) async fn run(&self, executor: Arc<dyn Executor>, stop: CancellationToken) {
         let mut wanted = self.wanted.subscribe();
@@ -117,6 +179,12 @@ impl NetworkKeeper {
             }
         }
     }
+}
+
+/// Whether balancers anywhere may lead connections to the task.
+fn takes_connections(task: &Task) -> bool {
+    let published = task.endpoint.ports.iter().any(|port| port.publish_mode == PublishMode::Ingress);
+    published || task.attachments.iter().any(|leg| !leg.addresses.is_empty())
 }
 
 #[cfg(test)]
@@ -162,15 +230,39 @@ mod tests {
         let late = keeper.wait_for_networks_within(&task("n2"), Duration::from_millis(10)).await.unwrap_err();
         assert_eq!(late.message, "network n2 has not reached this node yet");
         keeper.want(state(2, &["n1", "n2"]));
-        keeper.settle().await;
+        assert_eq!(keeper.next_applied(Some(1)).await, 2);
         assert_eq!(executor.network_generations(), [1, 2]);
         keeper.want(state(2, &["n1", "n2"]));
         keeper.resync();
         keeper.want(state(3, &["n1"]));
-        keeper.settle().await;
+        while keeper.next_applied(Some(2)).await != 3 {}
         let told = executor.network_generations();
         assert!(told == [1, 2, 3] || told == [1, 2, 2, 3] || told == [1, 2, 3, 3], "{told:?}");
         stop.cancel();
         running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_task_in_balancers_waits_for_all_nodes_and_not_for_ever() {
+        let keeper = NetworkKeeper::new();
+        keeper.note_assigned(7);
+        keeper.drain(&Task::default()).await;
+        assert_eq!(*keeper.awaited.borrow(), 0, "nobody balances to a task without networks and ports");
+        let task = task("n1");
+        let drained = async {
+            keeper.drain(&task).await;
+            *keeper.everywhere.borrow()
+        };
+        let manager = async {
+            assert_eq!(keeper.next_awaited().await, 7);
+            keeper.note_everywhere(6);
+            assert_eq!(keeper.next_awaited().await, 7, "older news is no answer");
+            keeper.note_everywhere(8);
+        };
+        assert_eq!(tokio::join!(drained, manager).0, 8);
+        keeper.drain(&task).await;
+        keeper.note_assigned(9);
+        keeper.drain_within(&task, Duration::from_millis(5)).await;
+        assert_eq!(*keeper.everywhere.borrow(), 8, "given up");
     }
 }

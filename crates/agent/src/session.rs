@@ -5,6 +5,7 @@ use crate::assigned::Refused;
 use crate::backoff::Backoff;
 use crate::local_db::LocalDb;
 use crate::managers::Managers;
+use crate::network::NetworkKeeper;
 use crate::report::Reporter;
 use crate::tunnel::Tunnels;
 use async_trait::async_trait;
@@ -14,7 +15,8 @@ use skep_model::id::NodeId;
 use skep_model::node::{Node, NodeDescription};
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{
-    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest, TunnelRequestsRequest,
+    AssignmentsMessage, AssignmentsRequest, AwaitNetworkRequest, HeartbeatRequest, ReportNetworkRequest,
+    SessionMessage, SessionRequest, TunnelRequestsRequest,
 };
 use skep_proto::{LEADER_METADATA, codec};
 use std::sync::Arc;
@@ -38,12 +40,32 @@ const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
 #[async_trait]
 pub(crate) trait Dial: Send + Sync + 'static {
     async fn dial(&self, address: &str) -> Result<Channel, Error>;
+
+    /// Adds to what the node tells of itself whom it trusts and who certified it.
+    fn describe(&self, _description: &mut NodeDescription) {}
+
+    /// Changes when `describe` would say something else.
+    fn changed(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
 }
 
 #[async_trait]
 impl Dial for Identity {
     async fn dial(&self, address: &str) -> Result<Channel, Error> {
         self.connect(address).await.map_err(Error::from)
+    }
+
+    fn describe(&self, description: &mut NodeDescription) {
+        description.trust_root_pem = self.root_pem().to_string();
+        if let Some(issuer) = self.issuer() {
+            description.cert_issuer_subject_der = issuer.subject_der;
+            description.cert_issuer_public_key_der = issuer.public_key_der;
+        }
+    }
+
+    fn changed(&self) -> Option<watch::Receiver<u64>> {
+        Some(Identity::changed(self))
     }
 }
 
@@ -58,6 +80,8 @@ pub struct SwarmView {
     pub managers: Vec<(NodeId, String)>,
     /// Why there is no session.
     pub error: String,
+    /// The roots that the managers want trusted; empty while that is not known.
+    pub trust_root_pem: String,
 }
 
 /// A message for the worker; the answer says whether it took it.
@@ -85,6 +109,8 @@ enum Ended {
     Malformed(#[from] codec::DecodeError),
     #[error("the worker is gone")]
     Worker,
+    #[error("this node's certificate or the roots it trusts have changed")]
+    Renewed,
 }
 
 impl Ended {
@@ -107,6 +133,7 @@ pub(crate) struct Sessions {
     pub(crate) data_path_address: String,
     pub(crate) worker: mpsc::Sender<Apply>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) network: Arc<NetworkKeeper>,
     pub(crate) db: LocalDb,
     pub(crate) view: watch::Sender<SwarmView>,
     pub(crate) tunnels: Arc<Tunnels>,
@@ -126,6 +153,11 @@ impl Sessions {
                 ended = self.session(&address, &mut backoff) => ended,
                 () = stop.cancelled() => return,
             };
+            if matches!(ended, Ended::Renewed) {
+                tracing::debug!("beginning a new session to tell of the new certificate");
+                leader = Some(address);
+                continue;
+            }
             leader = ended.leader().filter(|leader| *leader != address && redirects < REDIRECTS_MAX);
             if leader.is_some() {
                 redirects += 1;
@@ -158,10 +190,13 @@ impl Sessions {
     }
 
     async fn try_session(&mut self, address: &str, backoff: &mut Backoff) -> Result<std::convert::Infallible, Ended> {
+        let mut identity = self.dial.changed();
         let channel = deadline(self.dial.dial(address)).await?.map_err(Ended::Connect)?;
         let mut client = DispatcherClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut description = self.description.clone();
+        self.dial.describe(&mut description);
         let request = SessionRequest {
-            description: codec::encode(&self.description),
+            description: codec::encode(&description),
             session_id: String::new(),
             data_path_address: self.data_path_address.clone(),
         };
@@ -178,19 +213,23 @@ impl Sessions {
         let worker = self.worker.clone();
         let reporter = self.reporter.clone();
         let opener = self.tunnels.clone();
-        let work = async {
+        let network = self.network.clone();
+        // On the heap: five conversations make a large future.
+        let mut work = Box::pin(async {
             tokio::select! {
                 ended = heartbeats(client.clone(), &session_id, period) => ended,
                 ended = assignments(client.clone(), &session_id, worker) => ended,
                 ended = reports(client.clone(), &session_id, &reporter) => ended,
                 ended = tunnels(client.clone(), &session_id, address, &opener) => ended,
+                ended = network_reports(client.clone(), &session_id, &network) => ended,
+                ended = network_questions(client.clone(), &session_id, &network) => ended,
             }
-        };
-        tokio::pin!(work);
+        });
         loop {
             tokio::select! {
                 ended = &mut work => return ended,
                 message = messages.message() => self.take(message?.ok_or(Ended::Closed)?).await?,
+                () = renewed(&mut identity) => return Err(Ended::Renewed),
             }
         }
     }
@@ -212,9 +251,22 @@ impl Sessions {
             if node.is_some() {
                 view.node = node;
             }
+            if !message.root_ca_pem.is_empty() {
+                view.trust_root_pem = message.root_ca_pem;
+            }
             view.managers = message.managers.iter().map(|m| (m.node_id.as_str().into(), m.address.clone())).collect();
         });
         Ok(())
+    }
+}
+
+async fn renewed(identity: &mut Option<watch::Receiver<u64>>) {
+    let changed = match identity {
+        Some(identity) => identity.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -287,6 +339,36 @@ async fn tunnels(
     };
     loop {
         opener.open(address, requests.message().await?.ok_or(Ended::Closed)?);
+    }
+}
+
+/// Tells what this node's kernel has, from the session's start: a new leader knows nothing.
+async fn network_reports(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    network: &NetworkKeeper,
+) -> Result<std::convert::Infallible, Ended> {
+    let mut told = None;
+    loop {
+        let generation = network.next_applied(told).await;
+        let request = ReportNetworkRequest { session_id: session_id.to_owned(), generation };
+        deadline(client.report_network(request)).await??;
+        told = Some(generation);
+    }
+}
+
+/// Asks whether all other nodes have followed, for the tasks that wait for it.
+async fn network_questions(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    network: &NetworkKeeper,
+) -> Result<std::convert::Infallible, Ended> {
+    loop {
+        let generation = network.next_awaited().await;
+        let request = AwaitNetworkRequest { session_id: session_id.to_owned(), generation };
+        if deadline(client.await_network(request)).await??.into_inner().reached {
+            network.note_everywhere(generation);
+        }
     }
 }
 

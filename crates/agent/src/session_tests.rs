@@ -5,7 +5,8 @@ use skep_model::task::{TaskState, TaskStatus};
 use skep_proto::dispatcher::assignments_message::Kind;
 use skep_proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use skep_proto::dispatcher::{
-    HeartbeatResponse, Manager, TunnelPiece, TunnelRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+    AwaitNetworkResponse, HeartbeatResponse, Manager, ReportNetworkResponse, TunnelPiece, TunnelRequest,
+    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -123,6 +124,14 @@ impl Dispatcher for FakeManager {
 
     async fn reach_node(&self, _: Request<tonic::Streaming<TunnelPiece>>) -> Answer<Self::ReachNodeStream> {
         Err(Status::unimplemented("not here"))
+    }
+
+    async fn report_network(&self, _: Request<ReportNetworkRequest>) -> Answer<ReportNetworkResponse> {
+        Ok(Response::new(ReportNetworkResponse {}))
+    }
+
+    async fn await_network(&self, _: Request<AwaitNetworkRequest>) -> Answer<AwaitNetworkResponse> {
+        Ok(Response::new(AwaitNetworkResponse { reached: true }))
     }
 }
 
@@ -243,22 +252,6 @@ async fn leaving_removes_tasks_networks_and_records() {
     assert!(db.tasks().unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_tunnel_that_is_asked_for_is_opened_and_served() {
-    let (manager, address) = FakeManager::serve().await;
-    let directory = tempfile::tempdir().unwrap();
-    let agent = agent(directory.path(), Arc::new(FakeExecutor::default()), address).await;
-    let heard = || manager.state.lock().unwrap().tunnelled.clone();
-    let until = tokio::time::Instant::now() + Duration::from_secs(10);
-    while heard().last().is_none_or(|last| !last.ends_with('.')) {
-        assert!(tokio::time::Instant::now() < until, "{:?}", heard());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(heard()[0], "tunnel1");
-    assert_eq!(heard()[1..].concat(), "hello.");
-    agent.shutdown().await;
-}
-
 /// A manager that only knows who leads.
 #[derive(Clone)]
 struct Follower {
@@ -296,6 +289,14 @@ impl Dispatcher for Follower {
     }
 
     async fn assignments(&self, _: Request<AssignmentsRequest>) -> Answer<Self::AssignmentsStream> {
+        self.refuse()
+    }
+
+    async fn report_network(&self, _: Request<ReportNetworkRequest>) -> Answer<ReportNetworkResponse> {
+        self.refuse()
+    }
+
+    async fn await_network(&self, _: Request<AwaitNetworkRequest>) -> Answer<AwaitNetworkResponse> {
         self.refuse()
     }
 
@@ -345,5 +346,21 @@ async fn a_follower_sends_the_agent_straight_to_the_leader() {
     let agent = Agent::start_with(&config, Arc::new(PlainDial)).await.unwrap();
     manager.hears("t1", TaskState::Running).await;
     assert_eq!(*follower.asked.lock().unwrap(), 1);
+    agent.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_asked_for_is_opened_and_served() {
+    let (manager, address) = FakeManager::serve().await;
+    let directory = tempfile::tempdir().unwrap();
+    let agent = agent(directory.path(), Arc::new(FakeExecutor::default()), address).await;
+    let heard = || manager.state.lock().unwrap().tunnelled.clone();
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while heard().last().is_none_or(|last| !last.ends_with('.')) {
+        assert!(tokio::time::Instant::now() < until, "{:?}", heard());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(heard()[0], "tunnel1");
+    assert_eq!(heard()[1..].concat(), "hello.");
     agent.shutdown().await;
 }

@@ -139,7 +139,9 @@ impl TaskLoop {
             Action::AwaitExit => self.watch(Until::Exit).await,
             Action::Stop => {
                 // The swarm takes the task out of its balancers before it ends it.
-                self.shared.network.settle().await;
+                if self.task.status.state == TaskState::Running {
+                    self.shared.network.drain(&self.task).await;
+                }
                 Some(Some(self.stop().await.map_or_else(failed, Outcome::Stopped)))
             }
             Action::StopUnhealthy => Some(Some(self.stop().await.map_or_else(failed, Outcome::StoppedUnhealthy))),

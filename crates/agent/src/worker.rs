@@ -54,6 +54,7 @@ impl Worker {
         if let Some(network) = &self.assigned.network {
             self.shared.network.want(network.clone());
         }
+        self.shared.network.note_assigned(self.assigned.generation());
         let dependencies = self.assigned.dependencies.clone();
         *self.shared.dependencies.write().unwrap_or_else(PoisonError::into_inner) = dependencies;
         self.reconcile();

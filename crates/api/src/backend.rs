@@ -4,11 +4,11 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use skep_engine::Engine;
 use skep_manager::Control;
-use skep_model::Result;
 use skep_model::cluster::ClusterSpec;
 use skep_model::id::NodeId;
 use skep_model::netstate::NetdStatus;
 use skep_model::node::Availability;
+use skep_model::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +45,11 @@ pub trait Swarm: Send + Sync + 'static {
     async fn init(&self, request: InitRequest) -> Result<NodeId>;
     async fn join(&self, request: JoinRequest) -> Result<()>;
     async fn leave(&self, force: bool) -> Result<()>;
+    /// Unlocks this node's manager with the key that the user gives. 409 when it is not locked,
+    /// 401 when it is not the key.
+    async fn unlock(&self, _key: String) -> Result<()> {
+        Err(Error::not_implemented("this node cannot be locked"))
+    }
     /// The manager on this node, or 503 with the reference's text.
     fn control(&self) -> Result<Control>;
     fn status(&self) -> SwarmStatus;
@@ -67,6 +72,21 @@ pub struct InitRequest {
     pub availability: Availability,
     pub force_new_cluster: bool,
     pub spec: ClusterSpec,
+    /// Make the swarm of a backup instead of a new one; `spec`, pools and ports are the backup's then.
+    pub restore: Option<Restore>,
+}
+
+/// A backup, and the passphrase or unlock key it is sealed with.
+#[derive(Clone)]
+pub struct Restore {
+    pub file: Vec<u8>,
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Restore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Restore").field("bytes", &self.file.len()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Default)]

@@ -3,8 +3,8 @@
 use crate::backend::Backend;
 use crate::reach::Reaching;
 use crate::route::{
-    build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services, streams, swarm,
-    system, volumes,
+    build, containers, disk, events, exec, files, images, networks, orchestrate, secrets, service_logs, services,
+    streams, swarm, swarm_backup, system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
 use axum::Router;
@@ -117,6 +117,8 @@ fn swarm_paths() -> Router<Backend> {
         .route("/swarm/join", post(swarm::join))
         .route("/swarm/leave", post(swarm::leave))
         .route("/swarm/update", post(swarm::update))
+        .route("/swarm/backup", post(swarm_backup::backup))
+        .route("/swarm/restore", post(swarm_backup::restore))
         .route("/swarm/unlock", post(swarm::unlock))
         .route("/swarm/unlockkey", get(swarm::unlock_key))
         .route("/nodes", get(swarm::nodes))

@@ -27,6 +27,7 @@ impl Format {
         ];
         template.add_funcs(&functions);
         let text = text.replace("\\t", "\t").replace("\\n", "\n");
+        check_actions(&text).map_err(|why| anyhow!("template parsing error: {why}"))?;
         template.parse(text).map_err(|e| anyhow!("template parsing error: {e}"))?;
         Ok(Self { template })
     }
@@ -37,6 +38,36 @@ impl Format {
         let context = Context::from(item(value));
         self.template.render(&context).map_err(|e| anyhow!("template execution error: {e}"))
     }
+}
+
+/// The crate's parser never ends on an action that does, and recurses without end into a
+/// template that names itself: both are found here first.
+fn check_actions(text: &str) -> Result<(), &'static str> {
+    let bytes = text.as_bytes();
+    let mut rest = 0;
+    while let Some(begin) = text[rest..].find("{{") {
+        let action = rest + begin + 2;
+        let word = text[action..].trim_start_matches('-').trim_start();
+        if ["define", "template", "block"].iter().any(|keyword| word.starts_with(keyword)) {
+            return Err("named templates are not supported");
+        }
+        let mut at = action;
+        let mut quote = None;
+        loop {
+            match (bytes.get(at), quote) {
+                (None, _) => return Err("unclosed action"),
+                (Some(b'\\'), Some(b'"' | b'\'')) => at += 1,
+                (Some(byte), Some(open)) if *byte == open => quote = None,
+                (Some(byte @ (b'"' | b'\'' | b'`')), None) => quote = Some(*byte),
+                (Some(b'{'), None) => return Err("unexpected \"{\" in an action"),
+                (Some(b'}'), None) if bytes.get(at + 1) == Some(&b'}') => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        rest = at + 2;
+    }
+    Ok(())
 }
 
 fn item(value: &Value) -> Item {
@@ -159,8 +190,38 @@ mod tests {
         check("{{.Name}}\\t{{.Name}}", &value, "web\tweb");
     }
 
+    proptest::proptest! {
+        /// Templates come from command lines and config files: whatever they hold, an answer.
+        #[test]
+        fn any_template_is_answered(
+            text in "\\PC{0,60}",
+            pieces in proptest::collection::vec(proptest::sample::select(vec![
+                "{{", "}}", ".", ".Name", " ", "range ", "end", "if ", "else", "json ", "index ", "with ", "$x", ":=", "|",
+                "\"a\"", "`", "'", "(", ")", "1", "-1", "1e999", "0x", "define ", "template ", "{{-", "-}}", "/*", "*/",
+                "printf ", "len ", "slice ", "join ", "truncate ", "split ", "lower", "and ", "or ", "not ", "eq ", "lt ",
+            ]), 0..14),
+        ) {
+            let value = json!({"Name": "web", "List": [1, "a", null], "Map": {"a": {"b": -1}}, "Null": null});
+            for template in [text, pieces.concat()] {
+                if let Ok(format) = Format::parse(&template) {
+                    let _ = format.render(&value);
+                }
+            }
+        }
+    }
+
     #[test]
     fn malformed_templates_are_errors() {
+        for bad in [
+            "{{",
+            "{{{{.",
+            "{{}}{{-",
+            "{{\"}}",
+            "{{'\\'}}",
+            "{{define \"a\"}}{{template \"a\"}}{{end}}{{template \"a\"}}",
+        ] {
+            assert!(Format::parse(bad).is_err(), "{bad}");
+        }
         assert!(Format::parse("{{.Name").is_err());
     }
 }

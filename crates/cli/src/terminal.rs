@@ -27,6 +27,30 @@ impl Drop for RawMode {
     }
 }
 
+/// Keeps the terminal from showing what is typed until dropped.
+pub(crate) struct Hidden(Termios);
+
+impl Hidden {
+    /// `None` when standard input is no terminal.
+    pub(crate) fn enter() -> Option<Self> {
+        if !stdin().is_terminal() {
+            return None;
+        }
+        let before = termios::tcgetattr(stdin()).ok()?;
+        let mut hidden = before.clone();
+        hidden.local_flags.remove(termios::LocalFlags::ECHO);
+        termios::tcsetattr(stdin(), SetArg::TCSANOW, &hidden).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // As above.
+        let _ = termios::tcsetattr(stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
 /// Height and width of the terminal, if there is one.
 pub(crate) fn size() -> Option<(u16, u16)> {
     console::Term::stdout().size_checked()

@@ -14,6 +14,7 @@ pub const WRITES_PER_COMMAND_MAX: usize = 200;
 /// A stored object of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there is one cluster object, and it is seldom written")]
 pub enum Object {
     Cluster(Cluster),
     Node(Box<Node>),

@@ -68,7 +68,9 @@ fn service(node: &mut Node, base: &Base<'_>) -> Result<()> {
         mount_paths(mount, base)?;
     }
     for key in ["secrets", "configs"] {
-        replace(node, key, |value| long_forms(value, |item| Ok(vec![table(&item.at, vec![("source", item.value.clone())])])))?;
+        replace(node, key, |value| {
+            long_forms(value, |item| Ok(vec![table(&item.at, vec![("source", item.value.clone())])]))
+        })?;
     }
     if let Some(health) = child_mut(node, "healthcheck") {
         replace(health, "test", |value| Ok(health_test(value)))?;
@@ -97,7 +99,8 @@ fn top_level(node: &mut Node, kind: &str, name: &str, base: &Base<'_>) -> Result
     let Some(external) = node.get("external").cloned() else { return Ok(()) };
     if external.map().is_some() {
         if node.get("name").is_some() && external.get("name").is_some() {
-            let conflict = format!("{kind} {name}: {kind}.external.name and {kind}.name conflict; only use {kind}.name");
+            let conflict =
+                format!("{kind} {name}: {kind}.external.name and {kind}.name conflict; only use {kind}.name");
             return Err(Error::at(&external.at, conflict));
         }
         if let Some(other) = external.get("name") {
@@ -168,7 +171,9 @@ fn pairs(node: &Node) -> Value {
 /// A shell-like line or a list of words.
 fn words(node: &Node) -> Result<Value> {
     let texts = match &node.value {
-        Value::List(items) => items.iter().map(|item| Node::text(&item.at, item.as_text().unwrap_or_default())).collect(),
+        Value::List(items) => {
+            items.iter().map(|item| Node::text(&item.at, item.as_text().unwrap_or_default())).collect()
+        }
         _ => {
             let line = node.as_text().unwrap_or_default();
             let words = shlex::split(&line).ok_or_else(|| node.wrong("a quote is opened and never closed"))?;

@@ -132,11 +132,8 @@ impl Scope<'_> {
             _ => present.is_none(),
         };
         let mut ignored = BTreeSet::new();
-        let mut inner = Scope {
-            whole: self.whole,
-            variables: self.variables,
-            unset: if used { self.unset } else { &mut ignored },
-        };
+        let mut inner =
+            Scope { whole: self.whole, variables: self.variables, unset: if used { self.unset } else { &mut ignored } };
         let (word, rest) = inner.run(rest, true, depth + 1)?;
         let rest = rest.strip_prefix('}').unwrap_or(rest);
         match (operator, present) {

@@ -114,9 +114,7 @@ impl Loader<'_> {
         }
         chain.push(shown);
         let mut root = self.document(path, text, scope)?;
-        crate::extends::resolve(&mut root, self, path, &mut |loader, file| {
-            loader.extended(file, scope.environment)
-        })?;
+        crate::extends::resolve(&mut root, self, path, &mut |loader, file| loader.extended(file, scope.environment))?;
         let included = root.map_mut().and_then(|map| map.remove("include"));
         if let Some(list) = included {
             for item in list.node.items() {

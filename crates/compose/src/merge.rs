@@ -79,7 +79,8 @@ fn maps(mut below: Map, above: Map, path: &mut Vec<String>) -> Result<Map> {
 }
 
 fn lists(below: Vec<Node>, above: Vec<Node>, path: &[String]) -> Result<Vec<Node>> {
-    let within = if path.first().is_some_and(|first| first == "services") { path.get(2..).unwrap_or(&[]) } else { path };
+    let within =
+        if path.first().is_some_and(|first| first == "services") { path.get(2..).unwrap_or(&[]) } else { path };
     let within: Vec<&str> = within.iter().map(String::as_str).collect();
     let identity: fn(&Node) -> String = match within.as_slice() {
         ["command" | "entrypoint"] | ["healthcheck", "test"] => return Ok(above),
@@ -173,20 +174,24 @@ mod tests {
                 {"type": "volume", "source": "c", "target": "/x", "read_only": true},
                 {"type": "volume", "source": "b", "target": "/y"}]}),
         );
-        check("{environment: [A=1, B=2]}", "{environment: {B: 3, C: }}", json!({"environment": {"A": "1", "B": "3", "C": null}}));
+        check(
+            "{environment: [A=1, B=2]}",
+            "{environment: {B: 3, C: }}",
+            json!({"environment": {"A": "1", "B": "3", "C": null}}),
+        );
         check("{environment: [A=1]}", "{environment: [A]}", json!({"environment": {"A": null}}));
-        check("{secrets: [s]}", "{secrets: [{source: s, mode: 0400}]}", json!({"secrets": [{"source": "s", "mode": 256}]}));
+        check(
+            "{secrets: [s]}",
+            "{secrets: [{source: s, mode: 0400}]}",
+            json!({"secrets": [{"source": "s", "mode": 256}]}),
+        );
         let ports = merged("services: {a: {ports: ['80:80']}}", "services: {a: {ports: ['80:80', '81:81']}}").unwrap();
         assert_eq!(ports["ports"].as_array().unwrap().len(), 2);
     }
 
     #[test]
     fn logging_of_another_driver_replaces() {
-        check(
-            "{logging: {driver: a, options: {x: 1}}}",
-            "{logging: {driver: b}}",
-            json!({"logging": {"driver": "b"}}),
-        );
+        check("{logging: {driver: a, options: {x: 1}}}", "{logging: {driver: b}}", json!({"logging": {"driver": "b"}}));
         check(
             "{logging: {driver: a, options: {x: 1}}}",
             "{logging: {options: {y: 2}}}",

@@ -77,13 +77,7 @@ fn walk(node: &Node, shape: &Shape, path: &mut Vec<String>, ignored: &mut BTreeS
     }
 }
 
-fn each(
-    node: &Node,
-    of: &Shape,
-    path: &mut Vec<String>,
-    ignored: &mut BTreeSet<String>,
-    shape: &Shape,
-) -> Result<()> {
+fn each(node: &Node, of: &Shape, path: &mut Vec<String>, ignored: &mut BTreeSet<String>, shape: &Shape) -> Result<()> {
     let Value::List(items) = &node.value else { return Err(mismatch(node, shape, path)) };
     items.iter().try_for_each(|item| walk(item, of, path, ignored))
 }

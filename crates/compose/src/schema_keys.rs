@@ -62,7 +62,10 @@ const SERVICE: &[Key] = &[
     yes("dns_search", Shape::Words),
     no("domainname", Shape::Scalar),
     yes("entrypoint", Shape::Words),
-    yes("env_file", Shape::Either(&[Shape::Scalar, Shape::List(&Shape::Either(&[Shape::Scalar, Shape::Table(ENV_FILE)]))])),
+    yes(
+        "env_file",
+        Shape::Either(&[Shape::Scalar, Shape::List(&Shape::Either(&[Shape::Scalar, Shape::Table(ENV_FILE)]))]),
+    ),
     yes("environment", Shape::Pairs),
     no("expose", SCALARS),
     yes("extends", Shape::Either(&[Shape::Scalar, Shape::Table(EXTENDS)])),
@@ -213,7 +216,10 @@ const DEPLOY: &[Key] = &[
         ]),
     ),
     yes("replicas", Shape::Scalar),
-    yes("resources", Shape::Table(&[yes("limits", Shape::Table(LIMITS)), yes("reservations", Shape::Table(RESERVATIONS))])),
+    yes(
+        "resources",
+        Shape::Table(&[yes("limits", Shape::Table(LIMITS)), yes("reservations", Shape::Table(RESERVATIONS))]),
+    ),
     yes(
         "restart_policy",
         Shape::Table(&[

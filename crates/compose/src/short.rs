@@ -52,7 +52,6 @@ pub(crate) fn ports(node: &Node) -> Result<Vec<Node>> {
     Ok(pairs.into_iter().map(long).collect())
 }
 
-
 fn range(text: &str) -> Option<(u32, u32)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| text.parse::<u32>().ok().filter(|port| *port > 0 && *port < PORTS_MAX);
@@ -184,8 +183,14 @@ mod tests {
     fn mounts_in_every_form() {
         let check = |text: &str, expect: Json| assert_eq!(mount(&node(text)).unwrap().to_json(), expect, "{text}");
         check("/data", json!({"type": "volume", "target": "/data"}));
-        check("v:/data:ro,nocopy", json!({"type": "volume", "source": "v", "target": "/data", "read_only": true, "volume": {"nocopy": true}}));
-        check("./a:/b:rslave", json!({"type": "bind", "source": "./a", "target": "/b", "bind": {"propagation": "rslave"}}));
+        check(
+            "v:/data:ro,nocopy",
+            json!({"type": "volume", "source": "v", "target": "/data", "read_only": true, "volume": {"nocopy": true}}),
+        );
+        check(
+            "./a:/b:rslave",
+            json!({"type": "bind", "source": "./a", "target": "/b", "bind": {"propagation": "rslave"}}),
+        );
         for bad in ["", "a::b", ":a", "a:b:c:d"] {
             assert!(mount(&node(bad)).is_err(), "{bad}");
         }

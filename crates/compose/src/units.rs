@@ -101,13 +101,21 @@ mod tests {
 
     #[test]
     fn durations_and_sizes() {
-        for (text, value) in [("5s", 5_000_000_000), ("1m30.5s", 90_500_000_000), ("100ms", 100_000_000), ("1d", 86_400_000_000_000), ("0", 0)] {
+        for (text, value) in [
+            ("5s", 5_000_000_000),
+            ("1m30.5s", 90_500_000_000),
+            ("100ms", 100_000_000),
+            ("1d", 86_400_000_000_000),
+            ("0", 0),
+        ] {
             assert_eq!(parse_duration(text), Some(value), "{text}");
         }
         for bad in ["", "5", "s", "5x", "1e9s", "-5s", "9999999999999h"] {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
-        for (text, value) in [("64m", 64 << 20), ("1.5g", 3 << 29), ("512", 512), ("2 MiB", 2 << 20), ("10b", 10), ("1KB", 1024)] {
+        for (text, value) in
+            [("64m", 64 << 20), ("1.5g", 3 << 29), ("512", 512), ("2 MiB", 2 << 20), ("10b", 10), ("1KB", 1024)]
+        {
             assert_eq!(parse_bytes(text), Some(value), "{text}");
         }
         for bad in ["", "m", "5x", "-1m", "1mm", "nan", "inf", "1e30p"] {

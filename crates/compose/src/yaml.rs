@@ -171,7 +171,10 @@ impl Builder {
             return Err(Error::at(at, format!("the file holds more than {VALUES_MAX} values (aliases count in full)")));
         }
         if self.bytes > TEXT_BYTES_MAX {
-            return Err(Error::at(at, format!("the file's texts exceed {TEXT_BYTES_MAX} bytes (aliases count in full)")));
+            return Err(Error::at(
+                at,
+                format!("the file's texts exceed {TEXT_BYTES_MAX} bytes (aliases count in full)"),
+            ));
         }
         Ok(())
     }

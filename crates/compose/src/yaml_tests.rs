@@ -14,7 +14,10 @@ fn refused(text: &str) -> String {
 fn scalars_mean_what_compose_files_mean() {
     check("a: 0440\nb: 0x10\nc: 1_000\nd: -7", json!({"a": 288, "b": 16, "c": 1000, "d": -7}));
     check("a: yes\nb: true\nc: ~\nd: \"true\"\ne:", json!({"a": "yes", "b": true, "c": null, "d": "true", "e": null}));
-    check("a: 1.5\nb: 22:22\nc: 1.2.3\nd: 08\ne: 1e3", json!({"a": 1.5, "b": "22:22", "c": "1.2.3", "d": 8.0, "e": 1000.0}));
+    check(
+        "a: 1.5\nb: 22:22\nc: 1.2.3\nd: 08\ne: 1e3",
+        json!({"a": 1.5, "b": "22:22", "c": "1.2.3", "d": 8.0, "e": 1000.0}),
+    );
     check("a: !!str 5\nb: .5\nc:\n  -\n", json!({"a": "5", "b": 0.5, "c": [null]}));
 }
 

@@ -7,6 +7,8 @@
 mod address;
 mod config;
 mod facts;
+#[cfg(test)]
+mod identity_tests;
 mod lock;
 mod logging;
 mod manager_keeper;
@@ -14,12 +16,12 @@ mod membership;
 mod netd_attach;
 mod netd_process;
 mod options;
+mod raft_dump;
 mod role;
 mod role_api;
 mod role_rules;
 #[cfg(test)]
 mod swarm_tests;
-mod tunnel_end;
 mod wire;
 
 use anyhow::{Context, Result};
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Some("shim") => shim(&args[2..]),
         Some("netd") => finish(netd(args[2..].to_vec())),
         Some("daemon") => finish(daemon(args[2..].to_vec())),
+        Some("raft") => finish(raft_dump::run(args[2..].to_vec())),
         _ => cli(args),
     }
 }

@@ -1,19 +1,21 @@
 //! This node's part in a swarm: founding, joining and leaving one, and taking up again
 //! after a restart what it was before. The API's `swarm` calls end here.
 
+mod unlock;
+
 use crate::address::{self, Interface};
 use crate::facts;
 use crate::manager_keeper::{Kept, ManagerKeeper, ManagerState};
 use crate::membership::{Membership, MembershipStore};
 use crate::role_rules::{
-    ALREADY_MEMBER, JOIN_TIMEOUT, NO_MEMBER, check_init, check_leave, not_ready, own_listener, source_address_towards,
+    ALREADY_MEMBER, JOIN_TIMEOUT, LEAVING_LOCKED, NO_MEMBER, check_init, check_leave, not_ready, own_listener,
+    source_address_towards,
 };
-use crate::tunnel_end::TunnelEnd;
 use ipnet::IpNet;
 use skep_agent::{Agent, AgentConfig, EngineExecutor, Executor, NodeFacts, SwarmView};
 use skep_api::backend::{InitRequest, JoinRequest, SystemInfo};
 use skep_engine::Engine;
-use skep_identity::{CertStore, Identity, Issuer};
+use skep_identity::{CertStore, Identity, IdentityError, Vault};
 use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::id::NodeId;
 use skep_model::node::Role;
@@ -50,6 +52,8 @@ pub(crate) struct Roles {
 
 pub(crate) struct Shared {
     pub(crate) around: Surroundings,
+    /// Keeps the key of this node's manager, and the unlock key it was told.
+    pub(crate) vault: Vault,
     /// Held while the membership changes.
     pub(crate) changing: Mutex<()>,
     state: RwLock<State>,
@@ -61,6 +65,8 @@ pub(crate) enum State {
     /// Starting up, joining or leaving.
     Pending,
     Member(Arc<Member>),
+    /// A manager whose keys wait for the unlock key.
+    Locked(Arc<Membership>),
     Broken(String),
 }
 
@@ -92,7 +98,8 @@ struct Parts {
 
 impl Roles {
     pub(crate) fn new(around: Surroundings) -> Self {
-        let shared = Shared { around, changing: Mutex::new(()), state: RwLock::new(State::Outside) };
+        let vault = ManagerConfig::vault_of(around.store.directory());
+        let shared = Shared { around, vault, changing: Mutex::new(()), state: RwLock::new(State::Outside) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -153,12 +160,24 @@ impl Shared {
 
     /// Starts the roles again that this node had.
     async fn take_up(&self, membership: Membership) -> Result<State> {
-        let Some(parts) = self.certificates().load()? else {
+        let locked = |membership| {
+            tracing::info!("this manager is locked: it waits for the unlock key");
+            Ok(State::Locked(Arc::new(membership)))
+        };
+        let stored = match self.certificates().load() {
+            Err(IdentityError::Locked) => return locked(membership),
+            stored => stored?,
+        };
+        let Some(parts) = stored else {
             // Founding or joining was interrupted before there was an identity.
             self.around.store.clear()?;
             return Ok(State::Outside);
         };
         let identity = Identity::new(&parts)?;
+        // What a manager that became a worker left may still be locked.
+        if identity.role() == Role::Manager && self.vault.needs_unlocking()? {
+            return locked(membership);
+        }
         self.member(membership, identity, None).await.map(State::Member)
     }
 
@@ -166,7 +185,9 @@ impl Shared {
         match self.state() {
             State::Outside => {}
             State::Member(member) if request.force_new_cluster => return found_anew(&member).await,
-            State::Member(_) | State::Pending | State::Broken(_) => return Err(Error::unavailable(ALREADY_MEMBER)),
+            State::Member(_) | State::Pending | State::Locked(_) | State::Broken(_) => {
+                return Err(Error::unavailable(ALREADY_MEMBER));
+            }
         }
         check_init(&request)?;
         let membership = self.founding(&request)?;
@@ -192,7 +213,10 @@ impl Shared {
             description: facts::node_description(&self.around.system),
         };
         let config = self.manager_config(&membership);
-        let manager = Manager::bootstrap(config, init).await?;
+        let manager = match request.restore {
+            Some(backup) => Manager::restore(config, init, backup.file, backup.secret).await?,
+            None => Manager::bootstrap(config, init).await?,
+        };
         let identity = manager.identity().clone();
         self.member(membership, identity, Some(manager)).await
     }
@@ -297,8 +321,9 @@ impl Shared {
     pub(crate) async fn leave(&self, force: bool) -> Result<()> {
         let member = match self.state() {
             State::Outside => return Err(Error::unavailable(NO_MEMBER)),
+            State::Locked(_) if !force => return Err(Error::unavailable(LEAVING_LOCKED)),
             State::Member(member) => Some(member),
-            State::Pending | State::Broken(_) => None,
+            State::Locked(_) | State::Pending | State::Broken(_) => None,
         };
         if let Some(member) = member.as_ref().filter(|member| member.is_manager()) {
             if !force {
@@ -356,12 +381,7 @@ impl Shared {
             // Tasks that need it ask again.
             tracing::warn!(%error, "cannot make the gateway network");
         }
-        let mut description = facts::node_description(&self.around.system);
-        description.trust_root_pem = identity.root_pem().to_owned();
-        if let Ok(issuer) = Issuer::of_root(identity.root_pem()) {
-            description.cert_issuer_subject_der = issuer.subject_der;
-            description.cert_issuer_public_key_der = issuer.public_key_der;
-        }
+        let description = facts::node_description(&self.around.system);
         let started = Agent::start(AgentConfig {
             state_dir: self.around.store.directory().join("worker"),
             identity: identity.clone(),
@@ -370,7 +390,7 @@ impl Shared {
             description,
             data_path_address: membership.data_path_addr.clone(),
             executor: self.executor(identity.node_id()),
-            task_api: Arc::new(TunnelEnd::new(self.around.engine.clone())),
+            task_api: Arc::new(TunnelEnd(skep_api::TaskService::new(self.around.engine.clone()))),
         })
         .await;
         let agent = match started {
@@ -401,7 +421,7 @@ impl Shared {
     }
 
     fn certificates(&self) -> CertStore {
-        CertStore::new(self.around.store.directory().join("certificates"))
+        CertStore::with_vault(self.around.store.directory().join("certificates"), self.vault.clone())
     }
 
     fn manager_config(&self, membership: &Membership) -> ManagerConfig {
@@ -409,6 +429,7 @@ impl Shared {
             state_dir: self.around.store.directory().to_owned(),
             listen_addr: membership.listen_addr,
             advertise_addr: membership.advertise_addr.clone(),
+            vault: self.vault.clone(),
         }
     }
 
@@ -438,5 +459,15 @@ async fn retire(member: &Member) {
     match retired.unwrap_or_else(|_| Err(Error::unavailable("no answer in time"))) {
         Ok(()) => {}
         Err(error) => tracing::warn!(%error, "this manager leaves without the others' consent"),
+    }
+}
+
+/// Serves what managers ask of this node's tasks with the API's own handlers.
+struct TunnelEnd(skep_api::TaskService);
+
+#[async_trait::async_trait]
+impl skep_agent::TaskApi for TunnelEnd {
+    async fn serve(&self, connection: tokio::io::DuplexStream) {
+        self.0.serve(connection).await;
     }
 }

@@ -1,7 +1,7 @@
 //! The API's view of this node's part in a swarm.
 
 use crate::role::{Member, Roles, State};
-use crate::role_rules::{NOT_A_MANAGER, host_of, not_ready};
+use crate::role_rules::{LOCKED, host_of, not_ready, outside, worker};
 use async_trait::async_trait;
 use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, Swarm, SwarmStatus};
 use skep_manager::Control;
@@ -35,22 +35,23 @@ impl Swarm for Roles {
         .await
     }
 
+    async fn unlock(&self, key: String) -> Result<()> {
+        self.detached(|shared| async move {
+            let _changing = shared.changing.lock().await;
+            shared.unlock(&key).await
+        })
+        .await
+    }
+
     fn control(&self) -> Result<Control> {
         let member = match self.shared.state() {
             State::Member(member) => member,
-            State::Outside => {
-                return Err(Error::unavailable(format!(
-                    "{NOT_A_MANAGER} Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm \
-                     and try again."
-                )));
-            }
+            State::Outside => return Err(outside()),
+            State::Locked(_) => return Err(Error::unavailable(LOCKED)),
             State::Pending | State::Broken(_) => return Err(not_ready()),
         };
         if !member.is_manager() {
-            return Err(Error::unavailable(format!(
-                "{NOT_A_MANAGER} Worker nodes can't be used to view or modify cluster state. Please run this command \
-                 on a manager node or promote the current node to a manager."
-            )));
+            return Err(worker());
         }
         member.control().ok_or_else(not_ready)
     }
@@ -59,6 +60,12 @@ impl Swarm for Roles {
         match self.shared.state() {
             State::Outside => SwarmStatus::default(),
             State::Pending => SwarmStatus { state: LocalNodeState::Pending, ..SwarmStatus::default() },
+            State::Locked(membership) => SwarmStatus {
+                state: LocalNodeState::Locked,
+                node_addr: host_of(&membership.advertise_addr),
+                error: LOCKED.to_owned(),
+                ..SwarmStatus::default()
+            },
             State::Broken(error) => SwarmStatus { state: LocalNodeState::Error, error, ..SwarmStatus::default() },
             State::Member(member) => member_status(&member),
         }

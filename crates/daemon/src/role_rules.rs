@@ -9,13 +9,33 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 const SUBNET_SIZE_MAX: u8 = 29;
 const DATA_PATH_PORTS: std::ops::RangeInclusive<u16> = 1024..=49151;
-pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager.";
+const NOT_A_MANAGER: &str = "This node is not a swarm manager.";
 pub(crate) const ALREADY_MEMBER: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm \
      and join another one.";
 pub(crate) const NO_MEMBER: &str = "This node is not part of a swarm";
 pub(crate) const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in \
      the background. Use the \"docker info\" command to see the current swarm status of your node.";
 const LEAVING_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. ";
+
+pub(crate) const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \
+     \"docker swarm unlock\" to unlock it.";
+pub(crate) const LEAVING_LOCKED: &str = "Swarm is encrypted and locked. Please unlock it first or use `--force` to \
+     ignore this message.";
+
+/// A node that is in no swarm was asked for one.
+pub(crate) fn outside() -> Error {
+    Error::unavailable(format!(
+        "{NOT_A_MANAGER} Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."
+    ))
+}
+
+/// A worker was asked for what only managers know.
+pub(crate) fn worker() -> Error {
+    Error::unavailable(format!(
+        "{NOT_A_MANAGER} Worker nodes can't be used to view or modify cluster state. Please run this command on a \
+         manager node or promote the current node to a manager."
+    ))
+}
 
 pub(crate) fn not_ready() -> Error {
     Error::unavailable(format!("{NOT_A_MANAGER} Manager is being prepared or has trouble connecting to the cluster."))

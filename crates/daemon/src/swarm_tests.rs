@@ -8,7 +8,7 @@ use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::container::InjectedFile;
 use skep_model::id::{NodeId, TaskId};
 use skep_model::netstate::ClusterNetState;
-use skep_model::node::{Availability, NodeDescription, NodeSpec, Platform, Role};
+use skep_model::node::{Availability, NodeDescription, NodeSpec, NodeState, Platform, Role};
 use skep_model::secret::SecretSpec;
 use skep_model::service::{FileTarget, SecretReference, ServiceMode, ServiceSpec};
 use skep_model::task::{Task, TaskContainerStatus, TaskState};
@@ -25,8 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Containers are entries of a map; they run until stopped or told to exit.
 #[derive(Default)]
-struct Machine {
-    containers: Mutex<BTreeMap<TaskId, Option<i32>>>,
+pub(crate) struct Machine {
+    pub(crate) containers: Mutex<BTreeMap<TaskId, Option<i32>>>,
     files: Mutex<BTreeMap<TaskId, Vec<Vec<u8>>>>,
     changed: watch::Sender<u64>,
     generations: Mutex<Vec<u64>>,
@@ -115,11 +115,12 @@ impl TaskApi for Greeting {
     }
 }
 
-fn config(dir: &Path) -> ManagerConfig {
+pub(crate) fn config(dir: &Path) -> ManagerConfig {
     ManagerConfig {
         state_dir: dir.join("swarm"),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
+        vault: ManagerConfig::vault_of(&dir.join("swarm")),
     }
 }
 
@@ -137,7 +138,7 @@ fn description(name: &str) -> NodeDescription {
     }
 }
 
-async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machine>) -> Agent {
+pub(crate) async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machine>) -> Agent {
     Agent::start(AgentConfig {
         state_dir: dir.join("worker"),
         certificates: CertStore::new(dir.join("swarm/certificates")),
@@ -152,7 +153,7 @@ async fn agent(dir: &Path, identity: Identity, manager: &str, machine: Arc<Machi
     .unwrap()
 }
 
-fn service(name: &str, replicas: u64) -> ServiceSpec {
+pub(crate) fn service(name: &str, replicas: u64) -> ServiceSpec {
     let mut spec = ServiceSpec { name: name.into(), ..ServiceSpec::default() };
     spec.mode = ServiceMode::Replicated { replicas };
     spec.task.container.image = "example/app:1".into();
@@ -160,7 +161,7 @@ fn service(name: &str, replicas: u64) -> ServiceSpec {
     spec
 }
 
-async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) {
+pub(crate) async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) {
     let mut version = control.version();
     let waiting = async {
         while !check(control) {
@@ -173,7 +174,7 @@ async fn until(control: &Control, what: &str, check: impl Fn(&Control) -> bool) 
     }
 }
 
-fn count(control: &Control, state: TaskState) -> usize {
+pub(crate) fn count(control: &Control, state: TaskState) -> usize {
     control.tasks().iter().filter(|task| task.status.state == state).count()
 }
 
@@ -259,60 +260,6 @@ async fn a_worker_joins_runs_tasks_and_keeps_them_over_a_restart() {
     manager.shutdown().await;
 }
 
-/// Asks a node through a tunnel.
-async fn ask(control: &Control, node: &NodeId, question: &str) -> Result<String> {
-    let mut tunnel = control.reach(node).await?;
-    tunnel.write_all(question.as_bytes()).await?;
-    tunnel.shutdown().await?;
-    let mut answer = String::new();
-    tunnel.read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_manager_reaches_every_node_through_the_nodes_own_connections() {
-    let dir = tempfile::tempdir().unwrap();
-    let leader = Manager::bootstrap(config(dir.path()), SwarmInit::default()).await.unwrap();
-    let control = leader.control();
-    let managers = [leader.local_addr().to_string()];
-    let tokens = control.tokens().unwrap();
-
-    let home = dir.path().join("w1");
-    let store = CertStore::new(home.join("swarm/certificates"));
-    let identity = skep_agent::join(&store, &managers, &tokens.worker, Availability::Active).await.unwrap();
-    let node = identity.node_id();
-    let worker = agent(&home, identity, &managers[0], Arc::default()).await;
-    worker.watch().wait_for(|view| view.connected).await.unwrap();
-    let second_home = dir.path().join("m2");
-    let store = CertStore::new(second_home.join("swarm/certificates"));
-    let identity = skep_agent::join(&store, &managers, &tokens.manager, Availability::Active).await.unwrap();
-    let follower = Manager::join_through(config(&second_home), identity, &managers).await.unwrap();
-
-    let mut reached = ask(&control, &node, "hello").await;
-    let until = tokio::time::Instant::now() + DEADLINE;
-    while reached.is_err() && tokio::time::Instant::now() < until {
-        // The agent's session is up a moment before it listens for requests.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        reached = ask(&control, &node, "hello").await;
-    }
-    assert_eq!(reached.unwrap(), "hello yourself");
-    assert_eq!(ask(&follower.control(), &node, "hi").await.unwrap(), "hi yourself");
-    let long = "x".repeat(1 << 20);
-    let from_follower = follower.control();
-    let both = tokio::join!(ask(&control, &node, &long), ask(&from_follower, &node, &long));
-    assert_eq!((both.0.unwrap().len(), both.1.unwrap().len()), ((1 << 20) + 9, (1 << 20) + 9));
-
-    for control in [&control, &follower.control()] {
-        let error = ask(control, &"nosuch".into(), "hello").await.unwrap_err();
-        assert!(error.message.contains("is not connected to the leader"), "{error}");
-    }
-    worker.shutdown().await;
-    let error = ask(&control, &node, "hello").await.unwrap_err();
-    assert!(error.message.starts_with("node w1 cannot be reached"), "{error}");
-    follower.shutdown().await;
-    leader.shutdown().await;
-}
-
 /// A node with an agent, and a manager while it is one.
 struct Node {
     identity: Identity,
@@ -374,8 +321,13 @@ async fn nodes_become_managers_and_workers_again_under_their_tasks() {
     let a = Node::start(&homes[0], manager.identity().clone(), &address, Some(manager)).await;
     let store = CertStore::new(homes[1].join("swarm/certificates"));
     let token = control.tokens().unwrap().worker;
-    let identity = skep_agent::join(&store, &[address.clone()], &token, Availability::Active).await.unwrap();
+    let identity =
+        skep_agent::join(&store, std::slice::from_ref(&address), &token, Availability::Active).await.unwrap();
     let b = Node::start(&homes[1], identity, &address, None).await;
+    until(&control, "two nodes are ready", |control| {
+        control.nodes().iter().filter(|node| node.status.state == NodeState::Ready).count() == 2
+    })
+    .await;
     control.create_service(service("web", 4)).await.unwrap();
     until(&control, "four running tasks", |control| count(control, TaskState::Running) == 4).await;
     let before = [a.containers(), b.containers()];
@@ -413,4 +365,58 @@ async fn nodes_become_managers_and_workers_again_under_their_tasks() {
     drop(second);
     a.end().await;
     b.end().await;
+}
+
+/// Asks a node through a tunnel.
+async fn ask(control: &Control, node: &NodeId, question: &str) -> Result<String> {
+    let mut tunnel = control.reach(node).await?;
+    tunnel.write_all(question.as_bytes()).await?;
+    tunnel.shutdown().await?;
+    let mut answer = String::new();
+    tunnel.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_manager_reaches_every_node_through_the_nodes_own_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = Manager::bootstrap(config(dir.path()), SwarmInit::default()).await.unwrap();
+    let control = leader.control();
+    let managers = [leader.local_addr().to_string()];
+    let tokens = control.tokens().unwrap();
+
+    let home = dir.path().join("w1");
+    let store = CertStore::new(home.join("swarm/certificates"));
+    let identity = skep_agent::join(&store, &managers, &tokens.worker, Availability::Active).await.unwrap();
+    let node = identity.node_id();
+    let worker = agent(&home, identity, &managers[0], Arc::default()).await;
+    worker.watch().wait_for(|view| view.connected).await.unwrap();
+    let second_home = dir.path().join("m2");
+    let store = CertStore::new(second_home.join("swarm/certificates"));
+    let identity = skep_agent::join(&store, &managers, &tokens.manager, Availability::Active).await.unwrap();
+    let follower = Manager::join_through(config(&second_home), identity, &managers).await.unwrap();
+
+    let mut reached = ask(&control, &node, "hello").await;
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while reached.is_err() && tokio::time::Instant::now() < until {
+        // The agent's session is up a moment before it listens for requests.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        reached = ask(&control, &node, "hello").await;
+    }
+    assert_eq!(reached.unwrap(), "hello yourself");
+    assert_eq!(ask(&follower.control(), &node, "hi").await.unwrap(), "hi yourself");
+    let long = "x".repeat(1 << 20);
+    let from_follower = follower.control();
+    let both = tokio::join!(ask(&control, &node, &long), ask(&from_follower, &node, &long));
+    assert_eq!((both.0.unwrap().len(), both.1.unwrap().len()), ((1 << 20) + 9, (1 << 20) + 9));
+
+    for control in [&control, &follower.control()] {
+        let error = ask(control, &"nosuch".into(), "hello").await.unwrap_err();
+        assert!(error.message.contains("is not connected to the leader"), "{error}");
+    }
+    worker.shutdown().await;
+    let error = ask(&control, &node, "hello").await.unwrap_err();
+    assert!(error.message.starts_with("node w1 cannot be reached"), "{error}");
+    follower.shutdown().await;
+    leader.shutdown().await;
 }

@@ -20,6 +20,8 @@ const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 pub const NODE_CERT_VALIDITY_DEFAULT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// No certificate is made for a shorter life: its owner could not renew in time.
 pub const NODE_CERT_VALIDITY_MIN: Duration = Duration::from_secs(3600);
+/// A root given by a user must hold for so long.
+const USER_ROOT_VALIDITY_MIN: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Nodes' clocks may be this far behind the signer's.
 const BACKDATE: Duration = Duration::from_secs(3600);
 
@@ -83,6 +85,44 @@ impl CertificateAuthority {
     /// When the root's PEM is malformed.
     pub fn digest(&self) -> Result<RootDigest> {
         RootDigest::of_pem(&self.cert_pem)
+    }
+
+    /// A root that a user made elsewhere, to become the swarm's.
+    ///
+    /// # Errors
+    /// When a part is malformed, they do not belong together, it is no CA, or it holds for
+    /// less than a year from now.
+    pub fn adopt(cert_pem: &str, key_pem: &str, now: Timestamp) -> Result<Self> {
+        if crate::tls::certificates(cert_pem)?.len() != 1 {
+            return Err(IdentityError::Root("it must be a single certificate".into()));
+        }
+        crate::peer::check_root(&crate::tls::first_certificate(cert_pem)?, now.plus(USER_ROOT_VALIDITY_MIN))?;
+        Self::from_pem(cert_pem, key_pem)
+    }
+
+    /// Certifies the name and key of `new`, so that who trusts this root trusts what `new` signs.
+    ///
+    /// # Errors
+    /// When the new root's name cannot be copied.
+    pub fn cross_sign(&self, new: &Self, now: Timestamp) -> Result<String> {
+        let der = crate::tls::first_certificate(&new.cert_pem)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = crate::peer::subject_of(&der)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, now, ROOT_VALIDITY);
+        let cross_signed = params.signed_by(new.issuer.key(), &self.issuer)?.pem();
+        new.check_cross_signed(&cross_signed, &self.cert_pem, now)?;
+        Ok(cross_signed)
+    }
+
+    /// Signs for nobody and looks whether the old root's followers would take it.
+    fn check_cross_signed(&self, cross_signed_pem: &str, old_root_pem: &str, now: Timestamp) -> Result<()> {
+        let request = crate::CertificateRequest::create()?;
+        let subject = NodeSubject { node_id: "nobody".into(), role: Role::Worker, cluster_id: "none".into() };
+        let leaf = self.sign(request.pem(), &subject, now, NODE_CERT_VALIDITY_MIN)?;
+        crate::tls::check_trusted(&format!("{leaf}{cross_signed_pem}"), old_root_pem)
     }
 
     /// Signs a request, overriding its subject, names and usages. Answers the PEM chain
@@ -191,5 +231,58 @@ mod tests {
             let result = authority.sign(text, &subject(Role::Worker), NOW, NODE_CERT_VALIDITY_DEFAULT);
             assert!(matches!(result, Err(IdentityError::Request(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_cross_signed_root_signs_is_trusted_by_followers_of_either() {
+        let (old, new) = (CertificateAuthority::create(NOW).unwrap(), CertificateAuthority::create(NOW).unwrap());
+        let cross_signed = old.cross_sign(&new, NOW).unwrap();
+        let request = CertificateRequest::create().unwrap();
+        let leaf = new.sign(request.pem(), &subject(Role::Worker), NOW, NODE_CERT_VALIDITY_DEFAULT).unwrap();
+        let chain = format!("{leaf}{cross_signed}");
+        crate::tls::check_trusted(&chain, old.cert_pem()).unwrap();
+        crate::tls::check_trusted(&chain, new.cert_pem()).unwrap();
+        assert!(crate::tls::check_trusted(&leaf, old.cert_pem()).is_err());
+        let third = CertificateAuthority::create(NOW).unwrap();
+        assert!(crate::tls::check_trusted(&chain, third.cert_pem()).is_err());
+
+        // All roots have the same name: the key tells who signed.
+        let bundle = format!("{}{}", old.cert_pem(), new.cert_pem());
+        let by_new = crate::Issuer::of_root(new.cert_pem()).unwrap();
+        assert_eq!(crate::Issuer::of_chain(&leaf, &bundle).unwrap(), by_new);
+        assert_eq!(crate::Issuer::of_chain(&chain, old.cert_pem()).unwrap(), by_new);
+        assert!(crate::Issuer::of_chain(&leaf, old.cert_pem()).is_err());
+    }
+
+    fn user_root(change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CountryName, "CH");
+        params.distinguished_name.push(DnType::OrganizationName, "Example Ltd");
+        params.distinguished_name.push(DnType::CommonName, "Example Root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        set_validity(&mut params, NOW, ROOT_VALIDITY);
+        change(&mut params);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn a_root_of_the_users_own_is_taken_when_it_is_one() {
+        let (cert, key) = user_root(|_| {});
+        let adopted = CertificateAuthority::adopt(&cert, &key, NOW).unwrap();
+        CertificateAuthority::create(NOW).unwrap().cross_sign(&adopted, NOW).unwrap();
+        let check = |cert: &str, key: &str, expect: &str| {
+            let error = CertificateAuthority::adopt(cert, key, NOW).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check("garbage", &key, "no certificate in the PEM text");
+        check(&cert, "garbage", "invalid private key");
+        check(&cert, &user_root(|_| {}).1, "invalid private key");
+        check(&format!("{cert}{cert}"), &key, "it must be a single certificate");
+        let (leaf, leaf_key) = user_root(|params| params.is_ca = IsCa::ExplicitNoCa);
+        check(&leaf, &leaf_key, "it is not a CA certificate");
+        let (short, short_key) = user_root(|params| set_validity(params, NOW, Duration::from_secs(30 * 24 * 3600)));
+        check(&short, &short_key, "it expires too soon");
     }
 }

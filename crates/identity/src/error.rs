@@ -15,6 +15,18 @@ pub enum IdentityError {
     Request(String),
     #[error("invalid private key")]
     Key,
+    #[error("unusable root certificate: {0}")]
+    Root(String),
+    #[error("invalid key string")]
+    UnlockKey,
+    #[error("the unlock key is not the one that this node is locked with")]
+    WrongUnlockKey,
+    #[error("this node's keys are locked")]
+    Locked,
+    #[error("the file is damaged")]
+    Damaged,
+    #[error("cannot encrypt")]
+    Encrypt,
     #[error("certificate is for node {found}, not for {expected}")]
     OtherNode { expected: String, found: String },
     #[error("TLS: {0}")]
@@ -31,11 +43,18 @@ impl From<IdentityError> for skep_model::Error {
     fn from(error: IdentityError) -> Self {
         let text = error.to_string();
         match error {
-            IdentityError::Token(_) | IdentityError::Request(_) | IdentityError::Address(_) => Self::invalid(text),
-            IdentityError::Connect { .. } => Self::unavailable(text),
+            IdentityError::Token(_)
+            | IdentityError::Request(_)
+            | IdentityError::Address(_)
+            | IdentityError::Root(_)
+            | IdentityError::UnlockKey => Self::invalid(text),
+            IdentityError::WrongUnlockKey => Self::unauthenticated(text),
+            IdentityError::Connect { .. } | IdentityError::Locked => Self::unavailable(text),
             IdentityError::Make(_)
             | IdentityError::Certificate(_)
             | IdentityError::Key
+            | IdentityError::Damaged
+            | IdentityError::Encrypt
             | IdentityError::OtherNode { .. }
             | IdentityError::Tls(_)
             | IdentityError::File { .. } => Self::internal(text),

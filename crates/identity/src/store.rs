@@ -5,7 +5,10 @@
 //! old one, key first. What a crash left of that is finished or dropped by `load`.
 
 use crate::error::{IdentityError, Result};
-use crate::tls::certified_key;
+use crate::peer::Peer;
+use crate::tls::{certified_key, first_certificate};
+use crate::vault::{self, Vault};
+use skep_model::node::Role;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -33,26 +36,74 @@ pub struct StoredIdentity {
 #[derive(Debug, Clone)]
 pub struct CertStore {
     dir: PathBuf,
+    vault: Option<Vault>,
 }
 
 impl CertStore {
+    /// Of a node whose key is never locked.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), vault: None }
+    }
+
+    /// Of a node that may be a manager: while the vault is locked, a manager's key is written
+    /// sealed with what the vault keeps.
+    pub fn with_vault(dir: impl Into<PathBuf>, vault: Vault) -> Self {
+        Self { dir: dir.into(), vault: Some(vault) }
     }
 
     /// What is stored, after finishing an interrupted `save`. `None`: this node has no identity.
     ///
     /// # Errors
     /// When files cannot be read, or certificate and key do not belong together.
+    /// [`IdentityError::Locked`] when the key is sealed and the vault is not unlocked.
     pub fn load(&self) -> Result<Option<StoredIdentity>> {
+        let _changing = self.vault.as_ref().map(Vault::hold);
+        self.load_held()
+    }
+
+    fn load_held(&self) -> Result<Option<StoredIdentity>> {
         self.recover()?;
         let (Some(root_pem), Some(chain_pem), Some(key_pem)) =
             (self.read(ROOT_FILE)?, self.read(CERT_FILE)?, self.read(KEY_FILE)?)
         else {
             return Ok(None);
         };
+        let key_pem = self.opened(key_pem)?;
         certified_key(&chain_pem, &key_pem)?;
-        Ok(Some(StoredIdentity { root_pem, chain_pem, key_pem: Zeroizing::new(key_pem) }))
+        Ok(Some(StoredIdentity { root_pem, chain_pem, key_pem }))
+    }
+
+    /// Writes the key again as the vault is now: sealed or plain. To be called after the vault
+    /// was locked or unlocked for good.
+    ///
+    /// # Errors
+    /// As `load` and `save`.
+    pub fn reseal(&self) -> Result<()> {
+        let _changing = self.vault.as_ref().map(Vault::hold);
+        let Some(identity) = self.load_held()? else { return Ok(()) };
+        let present = self.read(KEY_FILE)?.is_some_and(|text| vault::is_sealed(&text));
+        if present == self.is_to_be_sealed(&identity)? { Ok(()) } else { self.save_held(&identity) }
+    }
+
+    fn is_to_be_sealed(&self, identity: &StoredIdentity) -> Result<bool> {
+        let Some(vault) = &self.vault else { return Ok(false) };
+        let role = Peer::from_der(&first_certificate(&identity.chain_pem)?)?.role;
+        Ok(role == Role::Manager && vault.is_locked()?)
+    }
+
+    fn opened(&self, key_pem: String) -> Result<Zeroizing<String>> {
+        match &self.vault {
+            Some(vault) if vault::is_sealed(&key_pem) => vault.open_key(&key_pem),
+            None if vault::is_sealed(&key_pem) => Err(IdentityError::Locked),
+            Some(_) | None => Ok(Zeroizing::new(key_pem)),
+        }
+    }
+
+    fn closed(&self, identity: &StoredIdentity) -> Result<Zeroizing<String>> {
+        match &self.vault {
+            Some(vault) if self.is_to_be_sealed(identity)? => vault.seal_key(&identity.key_pem),
+            Some(_) | None => Ok(identity.key_pem.clone()),
+        }
     }
 
     /// Replaces all three files; durable when it returns.
@@ -60,11 +111,17 @@ impl CertStore {
     /// # Errors
     /// When the pair does not belong together or a file cannot be written.
     pub fn save(&self, identity: &StoredIdentity) -> Result<()> {
+        let _changing = self.vault.as_ref().map(Vault::hold);
+        self.save_held(identity)
+    }
+
+    fn save_held(&self, identity: &StoredIdentity) -> Result<()> {
         certified_key(&identity.chain_pem, &identity.key_pem)?;
+        let key = self.closed(identity)?;
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&self.dir).map_err(|e| self.error("", e))?;
         self.write_atomic(ROOT_FILE, identity.root_pem.as_bytes(), CERT_MODE)?;
-        self.write_atomic(NEW_KEY_FILE, identity.key_pem.as_bytes(), KEY_MODE)?;
+        self.write_atomic(NEW_KEY_FILE, key.as_bytes(), KEY_MODE)?;
         self.write_atomic(NEW_CERT_FILE, identity.chain_pem.as_bytes(), CERT_MODE)?;
         self.rename(NEW_KEY_FILE, KEY_FILE)?;
         self.rename(NEW_CERT_FILE, CERT_FILE)
@@ -91,6 +148,7 @@ impl CertStore {
             Some(key) => Some(key.clone()),
             None => self.read(KEY_FILE)?,
         };
+        let key = key.map(|key| self.opened(key)).transpose()?;
         let whole = key.is_some_and(|key| certified_key(&new_cert, &key).is_ok());
         if !whole {
             self.remove(NEW_KEY_FILE)?;

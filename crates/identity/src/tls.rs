@@ -18,7 +18,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -34,13 +34,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most certificates a chain may hold.
 const CHAIN_LENGTH_MAX: usize = 8;
 
-/// The present certificate and key, as both TLS sides look them up at each handshake.
+/// A certificate and its key, as both TLS sides show them.
 pub(crate) struct Keys {
-    current: RwLock<Pair>,
-}
-
-#[derive(Clone)]
-struct Pair {
     /// Also shows the root, so that a joining node can check it against its token.
     server: Arc<CertifiedKey>,
     client: Arc<CertifiedKey>,
@@ -48,22 +43,6 @@ struct Pair {
 
 impl Keys {
     pub(crate) fn new(root_pem: &str, chain_pem: &str, key_pem: &str) -> Result<Self> {
-        Ok(Self { current: RwLock::new(Pair::new(root_pem, chain_pem, key_pem)?) })
-    }
-
-    pub(crate) fn replace(&self, root_pem: &str, chain_pem: &str, key_pem: &str) -> Result<()> {
-        let pair = Pair::new(root_pem, chain_pem, key_pem)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = pair;
-        Ok(())
-    }
-
-    fn current(&self) -> Pair {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Pair {
-    fn new(root_pem: &str, chain_pem: &str, key_pem: &str) -> Result<Self> {
         let client = certified_key(chain_pem, key_pem)?;
         let mut chain = client.cert.clone();
         chain.push(first_certificate(root_pem)?);
@@ -80,13 +59,13 @@ impl fmt::Debug for Keys {
 
 impl rustls::server::ResolvesServerCert for Keys {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current().server)
+        Some(self.server.clone())
     }
 }
 
 impl rustls::client::ResolvesClientCert for Keys {
     fn resolve(&self, _roots: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.current().client)
+        Some(self.client.clone())
     }
 
     fn has_certs(&self) -> bool {
@@ -134,17 +113,25 @@ pub async fn connect_for_join(address: &str, token: &JoinToken) -> Result<Channe
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
-    connect(address, Arc::new(config)).await
+    let config = Arc::new(config);
+    connect(address, move || config.clone()).await
 }
 
-pub(crate) async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel> {
+/// `config` is asked at each handshake, so that a connection made again shows the newest certificate.
+pub(crate) async fn connect(
+    address: &str,
+    config: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
+) -> Result<Channel> {
     let connector = connector(address, config);
     let failed =
         |e: tonic::transport::Error| IdentityError::Connect { address: address.to_owned(), reason: innermost_text(&e) };
     endpoint(address)?.connect_with_connector(connector).await.map_err(failed)
 }
 
-pub(crate) fn connect_lazy(address: &str, config: Arc<ClientConfig>) -> Result<Channel> {
+pub(crate) fn connect_lazy(
+    address: &str,
+    config: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
+) -> Result<Channel> {
     Ok(endpoint(address)?.connect_with_connector_lazy(connector(address, config)))
 }
 
@@ -166,13 +153,13 @@ type ConnectFuture = std::pin::Pin<Box<dyn Future<Output = io::Result<TokioIo<Tl
 
 fn connector(
     address: &str,
-    config: Arc<ClientConfig>,
+    config: impl Fn() -> Arc<ClientConfig> + Send + 'static,
 ) -> impl tower::Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = io::Error, Future = ConnectFuture>
 + Send
 + 'static {
     let address = address.to_owned();
     tower::service_fn(move |_: Uri| -> ConnectFuture {
-        let (address, config) = (address.clone(), config.clone());
+        let (address, config) = (address.clone(), config());
         Box::pin(async move {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
@@ -246,6 +233,38 @@ fn roots(root_pem: &str) -> Result<Arc<RootCertStore>> {
     Ok(Arc::new(store))
 }
 
+/// Whether those who trust these roots would take this chain, life spans left aside.
+pub(crate) fn check_trusted(chain_pem: &str, root_pem: &str) -> Result<()> {
+    let chain = certificates(chain_pem)?;
+    let Some((leaf, rest)) = chain.split_first() else { return Err(IdentityError::Key) };
+    verify_client(leaf, rest, roots(root_pem)?)
+}
+
+/// The certificate among `candidates` whose key signed `leaf`. Names do not tell: all roots
+/// of a swarm may have the same.
+pub(crate) fn signer_of<'a>(
+    leaf: &CertificateDer<'_>,
+    candidates: &'a [CertificateDer<'static>],
+) -> Option<&'a CertificateDer<'static>> {
+    candidates.iter().find(|candidate| {
+        let mut store = RootCertStore::empty();
+        store.add((*candidate).clone()).is_ok() && verify_client(leaf, &[], Arc::new(store)).is_ok()
+    })
+}
+
+fn verify_client(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], roots: Arc<RootCertStore>) -> Result<()> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|e| IdentityError::Certificate(e.to_string()))?;
+    let validity = crate::peer::certificate_validity(leaf)?;
+    // Within the leaf's own life: its end is the business of those who renew it.
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(
+        u64::try_from(validity.not_after.as_secs().saturating_sub(1)).unwrap_or(0),
+    ));
+    verifier.verify_client_cert(leaf, rest, at).map_err(|e| IdentityError::Certificate(e.to_string()))?;
+    Ok(())
+}
+
 /// Certificate chain and key as rustls wants them, checked to belong together.
 pub(crate) fn certified_key(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey> {
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| IdentityError::Key)?;
@@ -257,7 +276,7 @@ pub(crate) fn first_certificate(pem: &str) -> Result<CertificateDer<'static>> {
 }
 
 /// At least one certificate.
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     let chain: std::result::Result<Vec<_>, _> =
         CertificateDer::pem_slice_iter(pem.as_bytes()).take(CHAIN_LENGTH_MAX).collect();
     let chain = chain.map_err(|e| IdentityError::Certificate(e.to_string()))?;

@@ -100,14 +100,50 @@ async fn a_renewed_certificate_is_used_without_a_restart() {
     let node = identity(&authority, "node1", Role::Worker);
     let changed = node.changed();
     let promoted = issue(&authority, "node1", Role::Manager);
-    node.clone().replace(&promoted.chain_pem, &promoted.key_pem).unwrap();
+    node.clone().replace(&promoted).unwrap();
     assert_eq!((node.role(), changed.has_changed().unwrap()), (Role::Manager, true));
     node.connect(&address).await.unwrap();
     assert_eq!(seen.recv().await.unwrap().unwrap().unwrap().role, Role::Manager);
 
     let foreign = issue(&authority, "node2", Role::Worker);
-    assert!(node.replace(&foreign.chain_pem, &foreign.key_pem).is_err());
+    assert!(node.replace(&foreign).is_err());
     assert_eq!(node.role(), Role::Manager);
+}
+
+#[tokio::test]
+async fn roots_change_under_running_nodes() {
+    let (old, new) = (CertificateAuthority::create(now()).unwrap(), CertificateAuthority::create(now()).unwrap());
+    let cross_signed = old.cross_sign(&new, now()).unwrap();
+    let manager = identity(&old, "manager1", Role::Manager);
+    let (address, mut seen) = listen(manager.clone()).await;
+    let node = identity(&old, "node1", Role::Worker);
+    let channel = node.connect_lazy(&address).unwrap();
+
+    // The manager's certificate is of the new root, which the node does not trust yet.
+    let mut moved = issue(&new, "manager1", Role::Manager);
+    moved.chain_pem.push_str(&cross_signed);
+    let mut unconvincing = moved.clone();
+    unconvincing.chain_pem = issue(&new, "manager1", Role::Manager).chain_pem;
+    unconvincing.root_pem = old.cert_pem().to_owned();
+    assert!(manager.replace(&unconvincing).is_err(), "a certificate that its own roots do not trust");
+    moved.root_pem = format!("{}{}", old.cert_pem(), new.cert_pem());
+    manager.replace(&moved).unwrap();
+    assert_eq!(manager.issuer().unwrap(), skep_identity::Issuer::of_root(new.cert_pem()).unwrap());
+    drop(channel);
+    node.connect(&address).await.unwrap();
+    seen.recv().await.unwrap().unwrap();
+
+    // Both trust the new root alone in the end; the old one opens no door any more.
+    let mut node_moved = issue(&new, "node1", Role::Worker);
+    node_moved.root_pem = new.cert_pem().to_owned();
+    node.replace(&node_moved).unwrap();
+    moved.root_pem = new.cert_pem().to_owned();
+    manager.replace(&moved).unwrap();
+    node.connect(&address).await.unwrap();
+    seen.recv().await.unwrap().unwrap();
+    let left_behind = identity(&old, "node2", Role::Worker);
+    let _ = left_behind.connect(&address).await;
+    assert!(seen.recv().await.unwrap().is_err());
 }
 
 #[tokio::test]

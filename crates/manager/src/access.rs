@@ -1,11 +1,15 @@
 //! Who may call what. One table, checked before any handler sees a request.
 
+use crate::door::Refusals;
+use crate::raft::Replicator;
 use futures_util::future::{Either, Ready, ready};
 use http::{Request, Response};
+use skep_cluster::edit::is_locked_out;
 use skep_identity::Peer;
 use skep_model::id::ClusterId;
 use skep_model::node::Role;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::Status;
 use tower::{Layer, Service};
@@ -17,11 +21,15 @@ pub(crate) enum Allowed {
     Anyone,
     /// Any member of the swarm.
     Member,
+    /// Any member whose certificate says manager. The protocol of Raft itself asks no store,
+    /// for a store that is behind must be able to catch up.
     Manager,
+    /// As above, and the store must not say that the node is a worker by now.
+    PresentManager,
 }
 
 /// Every method we serve. What is not listed is refused.
-pub(crate) const METHODS: [(&str, Allowed); 17] = [
+pub(crate) const METHODS: &[(&str, Allowed)] = &[
     ("/skep.ca.v1.Ca/GetRootCaCertificate", Allowed::Anyone),
     ("/skep.ca.v1.NodeCa/IssueNodeCertificate", Allowed::Anyone),
     ("/skep.dispatcher.v1.Dispatcher/Session", Allowed::Member),
@@ -31,14 +39,16 @@ pub(crate) const METHODS: [(&str, Allowed); 17] = [
     ("/skep.dispatcher.v1.Dispatcher/TunnelRequests", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/OpenTunnel", Allowed::Member),
     ("/skep.dispatcher.v1.Dispatcher/ReachNode", Allowed::Manager),
+    ("/skep.dispatcher.v1.Dispatcher/ReportNetwork", Allowed::Member),
+    ("/skep.dispatcher.v1.Dispatcher/AwaitNetwork", Allowed::Member),
     ("/skep.raft.v1.Raft/AppendEntries", Allowed::Manager),
     ("/skep.raft.v1.Raft/Vote", Allowed::Manager),
     ("/skep.raft.v1.Raft/PreVote", Allowed::Manager),
     ("/skep.raft.v1.Raft/TransferLeader", Allowed::Manager),
     ("/skep.raft.v1.Raft/InstallSnapshot", Allowed::Manager),
-    ("/skep.raft.v1.Raft/Join", Allowed::Manager),
-    ("/skep.raft.v1.Raft/Leave", Allowed::Manager),
-    ("/skep.raft.v1.Raft/Propose", Allowed::Manager),
+    ("/skep.raft.v1.Raft/Join", Allowed::PresentManager),
+    ("/skep.raft.v1.Raft/Leave", Allowed::PresentManager),
+    ("/skep.raft.v1.Raft/Propose", Allowed::PresentManager),
 ];
 
 /// The other end of a connection, put into every request on it by the listener.
@@ -49,12 +59,24 @@ pub(crate) struct Caller {
     pub(crate) address: SocketAddr,
 }
 
+/// What this manager knows of the node at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Standing {
+    /// It was removed from the swarm.
+    pub(crate) locked_out: bool,
+    /// It is a worker by now, whatever its certificate says. Only the leader knows.
+    pub(crate) demoted: bool,
+}
+
 /// Whether a caller may use a method of this cluster's managers.
-pub(crate) fn check(method: &str, peer: Option<&Peer>, cluster: &ClusterId) -> Result<(), Status> {
+pub(crate) fn check(method: &str, peer: Option<&Peer>, cluster: &ClusterId, standing: Standing) -> Result<(), Status> {
     let listed = METHODS.iter().find(|(name, _)| *name == method);
     let Some((_, allowed)) = listed else {
         return Err(Status::unimplemented(format!("unknown method {method}")));
     };
+    if standing.locked_out {
+        return Err(Status::permission_denied("the node was removed from the swarm"));
+    }
     if *allowed == Allowed::Anyone {
         return Ok(());
     }
@@ -65,20 +87,31 @@ pub(crate) fn check(method: &str, peer: Option<&Peer>, cluster: &ClusterId) -> R
         return Err(Status::permission_denied("the certificate is of another cluster"));
     }
     match (allowed, peer.role) {
-        (Allowed::Manager, Role::Worker) => Err(Status::permission_denied("only managers may make this call")),
-        (Allowed::Anyone | Allowed::Member, _) | (Allowed::Manager, Role::Manager) => Ok(()),
+        (Allowed::Manager | Allowed::PresentManager, Role::Worker) => {
+            Err(Status::permission_denied("only managers may make this call"))
+        }
+        (Allowed::PresentManager, Role::Manager) if standing.demoted => {
+            Err(Status::permission_denied("the node is not a manager any more"))
+        }
+        (Allowed::Anyone | Allowed::Member, _) | (Allowed::Manager | Allowed::PresentManager, Role::Manager) => Ok(()),
     }
 }
 
 /// Puts [`check`] before all services.
 #[derive(Clone)]
 pub(crate) struct AccessLayer {
+    guard: Arc<Guard>,
+}
+
+struct Guard {
     cluster: ClusterId,
+    replicator: Replicator,
+    refusals: Arc<Refusals>,
 }
 
 impl AccessLayer {
-    pub(crate) fn new(cluster: ClusterId) -> Self {
-        Self { cluster }
+    pub(crate) fn new(cluster: ClusterId, replicator: Replicator, refusals: Arc<Refusals>) -> Self {
+        Self { guard: Arc::new(Guard { cluster, replicator, refusals }) }
     }
 }
 
@@ -86,14 +119,31 @@ impl<S> Layer<S> for AccessLayer {
     type Service = Access<S>;
 
     fn layer(&self, inner: S) -> Access<S> {
-        Access { inner, cluster: self.cluster.clone() }
+        Access { inner, guard: self.guard.clone() }
     }
 }
 
 #[derive(Clone)]
 pub(crate) struct Access<S> {
     inner: S,
-    cluster: ClusterId,
+    guard: Arc<Guard>,
+}
+
+impl Guard {
+    fn check(&self, method: &str, caller: Option<&Caller>) -> Result<(), Status> {
+        let peer = caller.and_then(|caller| caller.peer.as_ref());
+        let checked = check(method, peer, &self.cluster, peer.map(|peer| self.standing(peer)).unwrap_or_default());
+        if let (Err(status), Some(caller)) = (&checked, caller) {
+            self.refusals.note(caller.address.ip(), format_args!("{method}: {}", status.message()));
+        }
+        checked
+    }
+
+    fn standing(&self, peer: &Peer) -> Standing {
+        let store = self.replicator.store().snapshot();
+        let is_worker = store.node(peer.node_id.as_str()).is_some_and(|node| node.role == Role::Worker);
+        Standing { locked_out: is_locked_out(&store, &peer.node_id), demoted: is_worker && self.replicator.is_leader() }
+    }
 }
 
 impl<S, B, A> Service<Request<B>> for Access<S>
@@ -110,77 +160,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let peer = request.extensions().get::<Caller>().and_then(|caller| caller.peer.as_ref());
-        match check(request.uri().path(), peer, &self.cluster) {
+        match self.guard.check(request.uri().path(), request.extensions().get::<Caller>()) {
             Ok(()) => Either::Left(self.inner.call(request)),
-            Err(status) => {
-                tracing::debug!(method = request.uri().path(), %status, "call refused");
-                Either::Right(ready(Ok(status.into_http())))
-            }
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tonic::Code;
-
-    fn peer(role: Role, cluster: &str) -> Peer {
-        Peer { node_id: "n".into(), role, cluster_id: cluster.into() }
-    }
-
-    fn code(method: &str, peer: Option<&Peer>) -> Code {
-        check(method, peer, &"ours".into()).err().map_or(Code::Ok, |status| status.code())
-    }
-
-    #[test]
-    fn every_method_lets_in_its_roles_and_nobody_else() {
-        for (method, allowed) in METHODS {
-            let (worker, manager) = (peer(Role::Worker, "ours"), peer(Role::Manager, "ours"));
-            let expect = match allowed {
-                Allowed::Anyone => [Code::Ok, Code::Ok, Code::Ok],
-                Allowed::Member => [Code::Unauthenticated, Code::Ok, Code::Ok],
-                Allowed::Manager => [Code::Unauthenticated, Code::PermissionDenied, Code::Ok],
-            };
-            let got = [code(method, None), code(method, Some(&worker)), code(method, Some(&manager))];
-            assert_eq!(got, expect, "{method}");
-            let stranger = peer(Role::Manager, "theirs");
-            let expect = if allowed == Allowed::Anyone { Code::Ok } else { Code::PermissionDenied };
-            assert_eq!(code(method, Some(&stranger)), expect, "{method}");
-        }
-    }
-
-    #[test]
-    fn an_unlisted_method_is_refused_even_to_a_manager() {
-        let manager = peer(Role::Manager, "ours");
-        assert_eq!(code("/skep.raft.v1.Raft/Unknown", Some(&manager)), Code::Unimplemented);
-    }
-
-    #[test]
-    fn the_table_lists_every_method_of_the_contract() {
-        let contract = [
-            ("ca", include_str!("../../../proto/ca.proto")),
-            ("dispatcher", include_str!("../../../proto/dispatcher.proto")),
-            ("raft", include_str!("../../../proto/raft.proto")),
-        ];
-        let mut count = 0;
-        for (package, text) in contract {
-            let mut service = "";
-            for line in text.lines() {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                match words[..] {
-                    ["service", name, ..] => service = name,
-                    ["rpc", call, ..] => {
-                        let name = call.split('(').next().unwrap();
-                        let method = format!("/skep.{package}.v1.{service}/{name}");
-                        assert!(METHODS.iter().any(|(listed, _)| *listed == method), "{method}");
-                        count += 1;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        assert_eq!(count, METHODS.len());
-    }
-}
+#[path = "access_tests.rs"]
+mod tests;

@@ -1,38 +1,65 @@
 //! Signs certificates: for joining nodes by token, for members by the certificate they have.
 
 use crate::access::Caller;
+use crate::door::Refusals;
 use crate::edit::{edit, status_of};
 use crate::ids::RandomIds;
 use crate::raft::{Replicator, now};
 use skep_cluster::Store;
+use skep_cluster::command::{Object, Write};
 use skep_cluster::edit::join_node;
 use skep_cluster::ids::IdSource;
-use skep_identity::{CertificateAuthority, JoinToken, NodeSubject};
+use skep_identity::{CertStore, CertificateAuthority, CertificateRequest, Identity, JoinToken, NodeSubject, Peer};
+use skep_identity::{StoredIdentity, chain_validity, public_key_digest};
 use skep_model::Error;
 use skep_model::cluster::{Cluster, Meta};
 use skep_model::id::NodeId;
-use skep_model::node::{Availability, Node, NodeSpec, NodeStatus, Role};
+use skep_model::node::{Availability, Node, NodeCertificate, NodeSpec, NodeStatus, Role};
 use skep_proto::ca::ca_server::Ca;
 use skep_proto::ca::node_ca_server::NodeCa;
 use skep_proto::ca::{GetRootCaCertificateRequest, GetRootCaCertificateResponse};
 use skep_proto::ca::{IssueNodeCertificateRequest, IssueNodeCertificateResponse};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Serves `Ca` and `NodeCa`.
 #[derive(Clone)]
 pub(crate) struct CaService {
     replicator: Replicator,
+    refusals: Arc<Refusals>,
 }
 
 impl CaService {
-    pub(crate) fn new(replicator: Replicator) -> Self {
-        Self { replicator }
+    pub(crate) fn new(replicator: Replicator, refusals: Arc<Refusals>) -> Self {
+        Self { replicator, refusals }
     }
 
     fn cluster(&self) -> Result<Arc<Cluster>, Status> {
         let store = self.replicator.store().snapshot();
         store.cluster().cloned().ok_or_else(|| Status::unavailable("this manager has no cluster state yet"))
+    }
+
+    /// Signs for this manager itself, without a connection.
+    ///
+    /// # Errors
+    /// When there is no leader, or the certificate cannot be saved.
+    pub(crate) async fn renew_own(&self, identity: &Identity, certificates: &CertStore) -> Result<(), Error> {
+        let failed = |status: Status| Error::unavailable(status.message());
+        let cluster = self.cluster().map_err(failed)?;
+        let key = CertificateRequest::create()?;
+        let request = IssueNodeCertificateRequest { csr_pem: key.pem().to_owned(), ..Default::default() };
+        let (node_id, cluster_id) = (identity.node_id(), identity.cluster_id());
+        let peer = Peer { node_id, role: identity.role(), cluster_id };
+        let caller = Caller { peer: Some(peer), address: (Ipv4Addr::LOCALHOST, 0).into() };
+        let issued = self.renew(&cluster, &request, &caller).await.map_err(failed)?;
+        let parts = StoredIdentity {
+            root_pem: cluster.root_ca.trust_pem(),
+            chain_pem: issued.chain_pem,
+            key_pem: key.key_pem().to_owned().into(),
+        };
+        certificates.save(&parts)?;
+        Ok(identity.replace(&parts)?)
     }
 
     /// A node that shows a join token: gets a new id and the token's role.
@@ -51,10 +78,12 @@ impl CaService {
             spec: NodeSpec { role, availability, ..NodeSpec::default() },
             status: NodeStatus { address, ..NodeStatus::default() },
             role,
+            certificate: issued.certificate.clone(),
             ..Node::default()
         };
         // The node is a fact before its certificate leaves this manager.
         let decide = |store: &Store, now, _: &mut dyn IdSource| {
+            check_unused(store, &node.certificate.key_digest)?;
             let meta = Meta { created_at: now, updated_at: now, ..Meta::default() };
             Ok(((), join_node(store, Node { meta, ..node.clone() })?))
         };
@@ -79,13 +108,23 @@ impl CaService {
         let node = member(&self.replicator.store().snapshot()).map_err(status_of)?;
         let role = node.role;
         let issued = issue(cluster, &request.csr_pem, &node.id, role)?;
+        let decide = |store: &Store, _, _: &mut dyn IdSource| {
+            let node = member(store)?;
+            if node.role != role {
+                return Err(Error::unavailable("the node's role changes right now: ask again"));
+            }
+            let renewed = Node { certificate: issued.certificate.clone(), ..Node::clone(&node) };
+            Ok(((), vec![Write::put(Object::Node(Box::new(renewed)))]))
+        };
+        edit(&self.replicator, decide).await.map_err(status_of)?;
         Ok(issued)
     }
 }
 
-struct Issued {
+pub(crate) struct Issued {
     node_id: NodeId,
-    chain_pem: String,
+    pub(crate) chain_pem: String,
+    pub(crate) certificate: NodeCertificate,
 }
 
 #[tonic::async_trait]
@@ -94,7 +133,7 @@ impl Ca for CaService {
         &self,
         _request: Request<GetRootCaCertificateRequest>,
     ) -> Result<Response<GetRootCaCertificateResponse>, Status> {
-        let certificate_pem = self.cluster()?.root_ca.cert_pem.clone();
+        let certificate_pem = self.cluster()?.root_ca.trust_pem();
         Ok(Response::new(GetRootCaCertificateResponse { certificate_pem }))
     }
 }
@@ -110,25 +149,55 @@ impl NodeCa for CaService {
         let request = request.into_inner();
         let cluster = self.cluster()?;
         let issued = if request.token.is_empty() {
-            self.renew(&cluster, &request, &caller).await?
+            self.renew(&cluster, &request, &caller).await
         } else {
-            self.join(&cluster, &request, caller.address.ip().to_string()).await?
+            self.join(&cluster, &request, caller.address.ip().to_string()).await
         };
+        let issued = issued.inspect_err(|status| {
+            if !matches!(status.code(), Code::Unavailable | Code::Internal) {
+                self.refusals.note(caller.address.ip(), format_args!("no certificate: {}", status.message()));
+            }
+        })?;
         tracing::info!(node = %issued.node_id, "issued a node certificate");
         Ok(Response::new(IssueNodeCertificateResponse {
             node_id: issued.node_id.0,
             certificate_chain_pem: issued.chain_pem,
-            root_ca_pem: cluster.root_ca.cert_pem.clone(),
+            root_ca_pem: cluster.root_ca.trust_pem(),
         }))
     }
 }
 
-fn issue(cluster: &Cluster, csr_pem: &str, node_id: &NodeId, role: Role) -> Result<Issued, Status> {
+/// Signs with the root that is to be the swarm's, when one is on its way.
+pub(crate) fn issue(cluster: &Cluster, csr_pem: &str, node_id: &NodeId, role: Role) -> Result<Issued, Status> {
     let subject = NodeSubject { node_id: node_id.clone(), role, cluster_id: cluster.id.clone() };
-    let signed = CertificateAuthority::from_pem(&cluster.root_ca.cert_pem, &cluster.root_ca.key_pem)
-        .and_then(|authority| authority.sign(csr_pem, &subject, now(), cluster.spec.node_cert_expiry));
-    let chain_pem = signed.map_err(|e| status_of(Error::from(e)))?;
-    Ok(Issued { node_id: node_id.clone(), chain_pem })
+    let root_ca = &cluster.root_ca;
+    let (cert_pem, key_pem, cross_signed_pem) = match &root_ca.rotation {
+        Some(next) => (&next.cert_pem, &next.key_pem, next.cross_signed_pem.as_str()),
+        None => (&root_ca.cert_pem, &root_ca.key_pem, ""),
+    };
+    let sign = || -> Result<Issued, Error> {
+        let authority = CertificateAuthority::from_pem(cert_pem, key_pem)?;
+        let leaf_pem = authority.sign(csr_pem, &subject, now(), cluster.spec.node_cert_expiry)?;
+        let certificate = certificate_facts(&leaf_pem, root_ca.signing_digest())?;
+        Ok(Issued { node_id: node_id.clone(), chain_pem: leaf_pem + cross_signed_pem, certificate })
+    };
+    sign().map_err(status_of)
+}
+
+/// What the managers keep of a certificate.
+pub(crate) fn certificate_facts(chain_pem: &str, issuer: &str) -> Result<NodeCertificate, Error> {
+    Ok(NodeCertificate {
+        issuer: issuer.to_owned(),
+        key_digest: public_key_digest(chain_pem)?,
+        not_after: chain_validity(chain_pem)?.not_after,
+        renewal_due: false,
+    })
+}
+
+/// A request that made a node once makes no second one: somebody repeats what he overheard.
+fn check_unused(store: &Store, key_digest: &str) -> Result<(), Error> {
+    let known = store.nodes().any(|node| node.certificate.key_digest == key_digest);
+    if known { Err(Error::forbidden("this certificate request was used before")) } else { Ok(()) }
 }
 
 /// Both tokens are always compared, so that timing does not tell which one came close.

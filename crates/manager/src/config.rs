@@ -1,10 +1,13 @@
 //! What a manager is told at start.
 
 use ipnet::IpNet;
+use skep_identity::{CertStore, Vault};
 use skep_model::cluster::ClusterSpec;
 use skep_model::node::{Availability, NodeDescription};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+const DATA_KEY_FILE: &str = "data.key";
 
 /// Where a manager keeps its state and is reached.
 #[derive(Debug, Clone)]
@@ -15,12 +18,25 @@ pub struct ManagerConfig {
     pub listen_addr: SocketAddr,
     /// `host:port` other nodes reach this manager at. Empty, or with port 0: the address listened on.
     pub advertise_addr: String,
+    /// Keeps the key of all that lies in `state_dir`; see [`ManagerConfig::vault_of`].
+    pub vault: Vault,
 }
 
 impl ManagerConfig {
     /// The folder of this node's certificates.
     pub fn certificates_dir(&self) -> PathBuf {
         self.state_dir.join("certificates")
+    }
+
+    /// The vault of a manager with that state directory. One for the whole life of a process:
+    /// it remembers the unlock key it was told.
+    pub fn vault_of(state_dir: &Path) -> Vault {
+        Vault::new(raft_dir(state_dir).join(DATA_KEY_FILE))
+    }
+
+    /// This node's certificates, the private key of which the vault may protect.
+    pub fn certificates(&self) -> CertStore {
+        CertStore::with_vault(self.certificates_dir(), self.vault.clone())
     }
 
     pub(crate) fn raft_dir(&self) -> PathBuf {

@@ -7,21 +7,28 @@
 //! change the store. Never touches containers or the network of this node.
 
 mod access;
+mod backup;
 mod ca;
 mod config;
 pub mod control;
 mod dispatch;
+mod door;
 mod edit;
 mod ids;
 mod leader;
+mod lock;
 mod manager;
 mod managers;
+mod own_certificate;
 #[cfg(test)]
 mod partition_tests;
 mod raft;
+mod restore;
+mod rotation;
 mod server;
 mod store_handle;
 
 pub use config::{ManagerConfig, SwarmInit};
 pub use control::{Control, JoinTokens, Move, Moves, RotateFlags, TaskReason, Why};
 pub use manager::Manager;
+pub use raft::DumpSummary;

@@ -1,24 +1,26 @@
 //! The manager of this node as one handle: starts everything in order, reports the first
 //! loop that dies, stops everything in reverse.
 
-use crate::ca::CaService;
+use crate::ca::{CaService, certificate_facts};
 use crate::config::{ManagerConfig, SwarmInit};
 use crate::control::{Control, fresh_token};
 use crate::dispatch::{self, Tunnels};
+use crate::door::Refusals;
 use crate::edit::edit;
 use crate::ids::RandomIds;
-use crate::raft::{Member, Replicator, now, write_atomic};
+use crate::raft::{self, DumpSummary, Member, Replicator, now, write_atomic};
 use crate::server::{self, Services};
-use crate::{leader, managers};
+use crate::{leader, lock, managers, own_certificate, rotation};
 use skep_cluster::edit::{Bootstrap, bootstrap, demote_others};
 use skep_cluster::ids::IdSource;
-use skep_identity::{CertStore, CertificateAuthority, CertificateRequest, Identity, NodeSubject, StoredIdentity};
+use skep_identity::{CertificateAuthority, CertificateRequest, Identity, NodeSubject, StoredIdentity};
 use skep_model::cluster::{Cluster, RootCa};
 use skep_model::id::{ClusterId, NodeId};
-use skep_model::node::{ManagerStatus, Node, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::node::{ManagerStatus, Node, NodeCertificate, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::{Error, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Raft member id of the first manager. Later ones get random ids.
-const FIRST_RAFT_ID: u64 = 1;
+pub(crate) const FIRST_RAFT_ID: u64 = 1;
 /// In the Raft folder once this node is a member.
 const JOINED_FILE: &str = "joined";
 /// Loops get this long to end at shutdown.
@@ -34,13 +36,14 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running manager.
 pub struct Manager {
-    replicator: Replicator,
+    pub(crate) replicator: Replicator,
     identity: Identity,
     tunnels: Tunnels,
     address: SocketAddr,
     advertise_addr: String,
     stop: CancellationToken,
     failure: watch::Receiver<Option<Error>>,
+    locks: watch::Receiver<lock::Settled>,
     supervisor: tokio::task::JoinHandle<()>,
 }
 
@@ -51,10 +54,11 @@ impl Manager {
     /// # Errors
     /// When this node has an identity already, or a folder or port cannot be used.
     pub async fn bootstrap(config: ManagerConfig, init: SwarmInit) -> Result<Self> {
-        if init.spec.auto_lock_managers {
-            return Err(Error::not_implemented("locking managers is not supported yet"));
+        if !init.spec.signing_ca_cert.is_empty() || !init.spec.signing_ca_key.0.is_empty() {
+            let text = "a root certificate of your own is given to a swarm that is there: swarm ca --rotate";
+            return Err(Error::not_implemented(text));
         }
-        let certificates = CertStore::new(config.certificates_dir());
+        let certificates = config.certificates();
         if certificates.load()?.is_some() {
             return Err(Error::unavailable(
                 "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
@@ -64,10 +68,11 @@ impl Manager {
         let founded = Founded::create(&init)?;
         let identity = Identity::new(&founded.stored)?;
         let (listener, address, advertise_addr) = listen(&config).await?;
-        let replicator = Replicator::open(&config.raft_dir(), FIRST_RAFT_ID, identity.clone()).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
         replicator.initialize(identity.node_id(), advertise_addr.clone()).await?;
         replicator.elect_if_alone().await?;
-        let facts = founded.facts(init, &advertise_addr);
+        let facts = founded.facts(init, &advertise_addr)?;
+        let lock_version = facts.cluster.unlock_key_version;
         let writes = bootstrap(facts, now(), &mut RandomIds);
         let never = CancellationToken::new();
         tokio::select! {
@@ -78,7 +83,15 @@ impl Manager {
         mark_joined(&config)?;
         // Last: a node with an identity has a swarm.
         certificates.save(&founded.stored)?;
-        Ok(Self::start(replicator, identity, listener, address, advertise_addr))
+        let manager = Self::start(&config, replicator, identity, listener, address, advertise_addr);
+        // A swarm that was asked to be locked is locked when this returns.
+        match lock::wait_settled(&manager.locks, lock_version).await {
+            Ok(()) => Ok(manager),
+            Err(error) => {
+                manager.shutdown().await;
+                Err(error)
+            }
+        }
     }
 
     /// Starts the manager again that ran in `state_dir` before.
@@ -90,9 +103,9 @@ impl Manager {
             return Err(Error::internal(format!("there is no manager state in {}", config.state_dir.display())));
         }
         let (listener, address, advertise_addr) = listen(&config).await?;
-        let replicator = Replicator::open(&config.raft_dir(), FIRST_RAFT_ID, identity.clone()).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
         replicator.elect_if_alone().await?;
-        Ok(Self::start(replicator, identity, listener, address, advertise_addr))
+        Ok(Self::start(&config, replicator, identity, listener, address, advertise_addr))
     }
 
     /// Whether a manager ran in `state_dir` before, so that it is to be opened, not joined.
@@ -112,10 +125,10 @@ impl Manager {
         }
         let (listener, address, advertise_addr) = listen(&config).await?;
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
-        Replicator::make_anew(&config.raft_dir(), own).await?;
-        let replicator = Replicator::open(&config.raft_dir(), FIRST_RAFT_ID, identity.clone()).await?;
+        Replicator::make_anew(&config.raft_dir(), &config.vault, own).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
         replicator.elect_if_alone().await?;
-        let manager = Self::start(replicator, identity, listener, address, advertise_addr);
+        let manager = Self::start(&config, replicator, identity, listener, address, advertise_addr);
         let node_id = manager.identity.node_id();
         let demoted = edit(&manager.replicator, |store, _, _| Ok(((), demote_others(store, &node_id)))).await;
         match demoted {
@@ -146,9 +159,9 @@ impl Manager {
         }
         let (listener, address, advertise_addr) = listen(&config).await?;
         let new_raft_id = (RandomIds.next() as u64).max(FIRST_RAFT_ID + 1);
-        let replicator = Replicator::open(&config.raft_dir(), new_raft_id, identity.clone()).await?;
+        let replicator = Replicator::open(&config.raft_dir(), &config.vault, new_raft_id, identity.clone()).await?;
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
-        let manager = Self::start(replicator.clone(), identity, listener, address, advertise_addr);
+        let manager = Self::start(&config, replicator.clone(), identity, listener, address, advertise_addr);
         let mut joined = Err(Error::invalid("the address of a manager to join through is needed"));
         for remote in managers {
             joined = replicator.join(remote, own.clone()).await;
@@ -165,7 +178,8 @@ impl Manager {
         }
     }
 
-    fn start(
+    pub(crate) fn start(
+        config: &ManagerConfig,
         replicator: Replicator,
         identity: Identity,
         listener: TcpListener,
@@ -176,38 +190,63 @@ impl Manager {
         let tunnels = Tunnels::new(replicator.clone(), identity.clone(), stop.clone());
         let (dispatcher, dispatcher_loop) =
             dispatch::new(replicator.clone(), tunnels.clone(), advertise_addr.clone(), stop.clone());
-        let services = Services { dispatcher, ca: CaService::new(replicator.clone()), raft: replicator.service() };
+        let refusals = Arc::new(Refusals::default());
+        let services = Services {
+            dispatcher,
+            ca: CaService::new(replicator.clone(), refusals.clone()),
+            raft: replicator.service(),
+            replicator: replicator.clone(),
+            refusals,
+        };
+        let ca = services.ca.clone();
+        let (settled, locks) = watch::channel(lock::Settled::default());
         let mut loops = JoinSet::new();
-        loops.spawn(leader::run(replicator.clone(), stop.clone()));
-        loops.spawn(dispatcher_loop.run());
+        let certificates = config.certificates();
+        loops.spawn(lock::run(replicator.clone(), config.vault.clone(), certificates.clone(), settled, stop.clone()));
+        loops.spawn(until(
+            stop.clone(),
+            own_certificate::run(replicator.clone(), ca, identity.clone(), certificates, stop.clone()),
+        ));
+        loops.spawn(until(stop.clone(), rotation::run(replicator.clone(), stop.clone())));
         let own = Member { node_id: identity.node_id(), address: advertise_addr.clone() };
-        loops.spawn(managers::run(replicator.clone(), own, stop.clone()));
+        loops.spawn(dispatcher_loop.run());
+        loops.spawn(until(stop.clone(), leader::run(replicator.clone(), stop.clone())));
+        loops.spawn(until(stop.clone(), managers::run(replicator.clone(), own, stop.clone())));
         let (tended, tend_stop) = (replicator.clone(), stop.clone());
-        loops.spawn(async move { tended.tend_leadership(&tend_stop).await });
+        loops.spawn(until(stop.clone(), async move { tended.tend_leadership(&tend_stop).await }));
         let (tended, tend_stop) = (replicator.clone(), stop.clone());
-        loops.spawn(async move { tended.tend_log(&tend_stop).await });
+        loops.spawn(until(stop.clone(), async move { tended.tend_log(&tend_stop).await }));
         loops.spawn(server::run(listener, identity.clone(), services, stop.clone()));
         let (failed, failure) = watch::channel(None);
         let raft = replicator.clone();
         let raft_failed = async move { raft.failed().await };
         let supervisor = tokio::spawn(supervise(loops, raft_failed, stop.clone(), failed));
         tracing::info!(node = %identity.node_id(), %address, "manager started");
-        Self { replicator, identity, tunnels, address, advertise_addr, stop, failure, supervisor }
+        Self { replicator, identity, address, advertise_addr, stop, failure, locks, tunnels, supervisor }
+    }
+
+    /// Writes what lies in the files of a manager that does not run as JSON lines, without
+    /// secrets. The vault must be unlocked if it is locked.
+    ///
+    /// # Errors
+    /// There is nothing, it is in use or locked, or `out` cannot be written.
+    pub async fn dump(config: &ManagerConfig, out: &mut (dyn std::io::Write + Send)) -> Result<DumpSummary> {
+        raft::dump(&config.raft_dir(), &config.vault, out).await
     }
 
     /// What the API asks.
     pub fn control(&self) -> Control {
         let own = Member { node_id: self.identity.node_id(), address: self.advertise_addr.clone() };
-        Control::new(self.replicator.clone(), own, self.tunnels.clone())
+        Control::new(self.replicator.clone(), own, self.locks.clone(), self.tunnels.clone())
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     #[cfg(test)]
     pub(crate) fn replicator(&self) -> &Replicator {
         &self.replicator
-    }
-
-    pub fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// Where it listens.
@@ -249,6 +288,14 @@ impl Manager {
     }
 }
 
+/// Ends a loop at `stop` wherever it is: what it waits for may be a write that nobody commits.
+async fn until(stop: CancellationToken, work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        ended = work => ended,
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
 /// Waits for the first loop to end. Before `stop` that is a failure, and ends the others.
 async fn supervise(
     mut loops: JoinSet<Result<()>>,
@@ -282,6 +329,7 @@ struct Founded {
     node_id: NodeId,
     root_ca: RootCa,
     stored: StoredIdentity,
+    certificate: NodeCertificate,
 }
 
 impl Founded {
@@ -296,15 +344,18 @@ impl Founded {
         let root_ca = RootCa {
             worker_token: fresh_token(&root_pem)?,
             manager_token: fresh_token(&root_pem)?,
+            digest: authority.digest()?.as_str().to_owned(),
             cert_pem: root_pem.clone(),
             key_pem: authority.key_pem().to_owned(),
+            ..RootCa::default()
         };
         let stored = StoredIdentity { root_pem, chain_pem, key_pem: request.key_pem().to_owned().into() };
-        Ok(Self { cluster_id, node_id, root_ca, stored })
+        let certificate = certificate_facts(&stored.chain_pem, &root_ca.digest)?;
+        Ok(Self { cluster_id, node_id, root_ca, stored, certificate })
     }
 
-    fn facts(&self, init: SwarmInit, advertise_addr: &str) -> Bootstrap {
-        let cluster = Cluster {
+    fn facts(&self, init: SwarmInit, advertise_addr: &str) -> Result<Bootstrap> {
+        let mut cluster = Cluster {
             id: self.cluster_id.clone(),
             spec: init.spec,
             root_ca: self.root_ca.clone(),
@@ -313,6 +364,7 @@ impl Founded {
             data_path_port: init.data_path_port,
             ..Cluster::default()
         };
+        lock::settle_key(&mut cluster, false)?;
         let host = host_of(advertise_addr);
         let data_path_address = if init.data_path_address.is_empty() { host.clone() } else { init.data_path_address };
         let node = Node {
@@ -328,13 +380,14 @@ impl Founded {
             }),
             role: Role::Manager,
             data_path_address,
+            certificate: self.certificate.clone(),
             ..Node::default()
         };
-        Bootstrap { cluster, node }
+        Ok(Bootstrap { cluster, node })
     }
 }
 
-async fn listen(config: &ManagerConfig) -> Result<(TcpListener, SocketAddr, String)> {
+pub(crate) async fn listen(config: &ManagerConfig) -> Result<(TcpListener, SocketAddr, String)> {
     let failed = |e: std::io::Error| Error::internal(format!("cannot listen on {}: {e}", config.listen_addr));
     let listener = TcpListener::bind(config.listen_addr).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -364,18 +417,18 @@ fn advertised(configured: &str, address: SocketAddr) -> Result<String> {
 }
 
 /// `host` of `host:port`, without the brackets of an IPv6 address.
-fn host_of(address: &str) -> String {
+pub(crate) fn host_of(address: &str) -> String {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
 /// From here on the folder is a member's.
-fn mark_joined(config: &ManagerConfig) -> Result<()> {
+pub(crate) fn mark_joined(config: &ManagerConfig) -> Result<()> {
     let path = config.raft_dir().join(JOINED_FILE);
     write_atomic(&path, b"").map_err(|e| Error::internal(format!("cannot write {}: {e}", path.display())))
 }
 
-fn remove_dir(dir: &Path) -> Result<()> {
+pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::internal(format!("cannot remove {}: {e}", dir.display())))
@@ -431,7 +484,8 @@ mod tests {
 
     fn config(dir: &Path) -> ManagerConfig {
         let listen_addr = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-        ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new() }
+        let vault = ManagerConfig::vault_of(dir);
+        ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new(), vault }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,8 @@ const CHANGES_KEPT_MAX: usize = 256;
 /// What applying an entry changed.
 #[derive(Debug, Clone)]
 pub(crate) enum Changes {
-    Keys(Arc<[Key]>),
+    /// The Raft index, and what changed at it.
+    Keys(u64, Arc<[Key]>),
     /// The whole store was replaced.
     All,
 }
@@ -67,7 +68,7 @@ impl StoreHandle {
             && !applied.changed.is_empty()
         {
             // Without listeners there is nobody to tell.
-            let _ = self.inner.changes.send(Changes::Keys(applied.changed.as_slice().into()));
+            let _ = self.inner.changes.send(Changes::Keys(index, applied.changed.as_slice().into()));
         }
         result
     }

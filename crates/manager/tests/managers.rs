@@ -80,9 +80,11 @@ async fn set_role(control: &Control, node: &NodeId, role: Role) -> skep_model::R
 async fn renewed(identity: &Identity, address: &str, role: Role) -> Identity {
     let begin = Instant::now();
     loop {
-        let fresh = issue(identity.connect(address).await.unwrap(), "").await.unwrap();
-        if fresh.role() == role {
-            return fresh;
+        match issue(identity.connect(address).await.unwrap(), "").await {
+            Ok(fresh) if fresh.role() == role => return fresh,
+            Ok(_) => {}
+            // The role changed while the certificate was made.
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
         }
         assert!(begin.elapsed() < DEADLINE, "the certificate never says {role:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -191,7 +193,9 @@ async fn a_worker_is_promoted_and_a_leader_demoted() {
     let again = tempfile::tempdir().unwrap();
     let error = Manager::join_through(config(again.path()), first.identity().clone(), &[address]).await;
     let error = error.err().expect("a demoted node was admitted").message;
-    assert!(error.contains("is not to be a manager"), "{error}");
+    // By the leader's word or its door's, depending on who was asked.
+    let refused = ["is not to be a manager", "is not a manager any more"].iter().any(|text| error.contains(text));
+    assert!(refused, "{error}");
     for manager in [first, second, third, fourth] {
         manager.shutdown().await;
     }
@@ -230,7 +234,12 @@ async fn a_manager_that_retires_leaves_a_smaller_swarm_behind() {
     first.control().retire().await.unwrap();
     first.shutdown().await;
     wait_for(&second.control(), "two are left", |control| managers(control) == 2 && reachable(control) == 2).await;
-    third.control().retire().await.unwrap();
+    // The leader, whichever of them it is, may still doubt the other for a moment.
+    let begin = Instant::now();
+    while let Err(error) = third.control().retire().await {
+        assert!(error.kind == ErrorKind::Unavailable && begin.elapsed() < DEADLINE, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     third.shutdown().await;
     wait_for(&second.control(), "one is left", |control| managers(control) == 1 && control.leader().is_some()).await;
     second.control().create_service(service("after", 1)).await.unwrap();

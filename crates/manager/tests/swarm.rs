@@ -160,10 +160,10 @@ async fn nodes_join_by_token_and_renew_by_certificate() {
     assert_eq!(join(&address, &tokens.worker).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     join(&address, &control.tokens().unwrap().worker).await.unwrap();
 
-    // A removed node is a stranger.
+    // A removed node is not let in any more.
     control.remove_node(worker.node_id().as_str(), true).await.unwrap();
-    let error = issue(worker.connect(&address).await.unwrap(), "").await.unwrap_err();
-    assert_eq!(error.code(), tonic::Code::PermissionDenied);
+    let renewed = async { issue(worker.connect(&address).await.ok()?, "").await.ok() };
+    assert!(renewed.await.is_none());
     manager.shutdown().await;
 }
 
@@ -196,5 +196,47 @@ async fn calls_are_refused_to_those_whom_they_do_not_concern() {
     let task = agent.tasks.keys().next().unwrap().clone();
     let error = other.report(&[(&task, TaskState::Failed)]).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::PermissionDenied);
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_a_task_hears_when_no_node_balances_to_it_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = bootstrap(dir.path()).await;
+    let (control, address) = (manager.control(), manager.advertise_addr().to_owned());
+    let mut own = Agent::start(manager.identity(), &address, "own").await;
+    let identity = join(&address, &control.tokens().unwrap().worker).await.unwrap();
+    let mut other = Agent::start(&identity, &address, "other").await;
+    let mut spec = service("web", 1);
+    spec.task.placement.constraints = vec!["node.hostname == own".into()];
+    let port = skep_model::service::PortConfig { target_port: 80, published_port: 8080, ..Default::default() };
+    spec.endpoint.ports.push(port);
+    control.create_service(spec.clone()).await.unwrap();
+    own.until(|tasks| tasks.len() == 1).await;
+    own.obey().await;
+    wait_for(&control, "it runs", |control| running(control) == 1).await;
+    let mut question = own.ask_network();
+    tokio::select! {
+        followed = &mut question => assert!(followed.unwrap(), "all follow"),
+        never = own.follow() => match never {},
+        never = other.follow() => match never {},
+    }
+
+    let version = control.service("web").unwrap().meta.version;
+    spec.mode = ServiceMode::Replicated { replicas: 0 };
+    control.update_service("web", version, spec, false).await.unwrap();
+    own.until(|tasks| tasks.values().all(|task| task.desired_state >= TaskState::Shutdown)).await;
+    let mut question = own.ask_network();
+    tokio::select! {
+        _ = &mut question => panic!("the other node has not followed yet"),
+        never = own.follow() => match never {},
+        () = tokio::time::sleep(Duration::from_millis(300)) => {}
+    }
+    tokio::select! {
+        followed = &mut question => assert!(followed.unwrap()),
+        never = own.follow() => match never {},
+        never = other.follow() => match never {},
+    }
+
     manager.shutdown().await;
 }

@@ -1,6 +1,6 @@
 //! The swarm itself: its one settings object, and what every stored object carries.
 
-use crate::id::ClusterId;
+use crate::id::{ClusterId, NodeId};
 use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,11 @@ pub struct ClusterSpec {
     pub auto_lock_managers: bool,
     /// Bumped by `swarm ca --rotate`.
     pub ca_force_rotate: u64,
+    /// Root certificate that the user gave; its key is in [`RootCa`] only.
+    pub signing_ca_cert: String,
+    /// Its key, PEM. Only in a request: it is never stored here.
+    #[serde(skip)]
+    pub signing_ca_key: SecretBytes,
 }
 
 impl Default for ClusterSpec {
@@ -54,6 +59,8 @@ impl Default for ClusterSpec {
             heartbeat_tick: 1,
             auto_lock_managers: false,
             ca_force_rotate: 0,
+            signing_ca_cert: String::new(),
+            signing_ca_key: SecretBytes::default(),
         }
     }
 }
@@ -67,11 +74,70 @@ pub struct RootCa {
     pub key_pem: String,
     pub worker_token: String,
     pub manager_token: String,
+    /// Digest of `cert_pem`, as join tokens carry it. Empty in a store of an older version.
+    pub digest: String,
+    /// The root that is to replace this one.
+    pub rotation: Option<RootRotation>,
+    /// `ClusterSpec::ca_force_rotate` that was last obeyed.
+    pub last_forced_rotation: u64,
+}
+
+impl RootCa {
+    /// Digest of the root that signs at present.
+    pub fn signing_digest(&self) -> &str {
+        self.rotation.as_ref().map_or(&self.digest, |rotation| &rotation.digest)
+    }
+
+    /// What nodes are to trust: the root, and with it the one that is to replace it.
+    pub fn trust_pem(&self) -> String {
+        match &self.rotation {
+            Some(rotation) => format!("{}\n{}", self.cert_pem.trim_end(), rotation.cert_pem),
+            None => self.cert_pem.clone(),
+        }
+    }
+
+    /// Without what only managers may know.
+    pub fn without_keys(mut self) -> Self {
+        self.key_pem.clear();
+        if let Some(rotation) = &mut self.rotation {
+            rotation.key_pem.clear();
+        }
+        self
+    }
 }
 
 impl std::fmt::Debug for RootCa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("RootCa { .. }")
+    }
+}
+
+/// A root certificate on its way to replace the present one. New certificates are signed by
+/// it already; who trusts only the present one is convinced by `cross_signed_pem`.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootRotation {
+    pub cert_pem: String,
+    pub key_pem: String,
+    pub digest: String,
+    /// The new root's name and key, certified by the present root.
+    pub cross_signed_pem: String,
+}
+
+impl std::fmt::Debug for RootRotation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RootRotation").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that are never printed.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretBytes(pub Vec<u8>);
+
+impl std::fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretBytes { .. }")
     }
 }
 
@@ -88,4 +154,10 @@ pub struct Cluster {
     pub subnet_size: u8,
     /// UDP port of VXLAN.
     pub data_path_port: u16,
+    /// Key that unlocks managers after a restart; empty: they are not locked.
+    pub unlock_key: SecretBytes,
+    /// Counts the changes of `unlock_key`.
+    pub unlock_key_version: u64,
+    /// Nodes that were removed, until no certificate of theirs can still hold.
+    pub removed_nodes: BTreeMap<NodeId, Timestamp>,
 }

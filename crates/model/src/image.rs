@@ -88,7 +88,7 @@ impl Reference {
                 "invalid reference format: repository name ({path}) must be lowercase"
             )));
         }
-        if path.is_empty() || !path.split('/').all(is_path_component) {
+        if path.is_empty() || !path.split('/').all(is_path_component) || !registry.chars().all(is_host_character) {
             return Err(bad());
         }
         if name.len() > REFERENCE_LENGTH_MAX {
@@ -153,6 +153,11 @@ fn is_tag(text: &str) -> bool {
 fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && hex.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')))
+}
+
+/// Of a name or an address, IPv6 in brackets included, and its port.
+fn is_host_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._:[]".contains(c)
 }
 
 fn is_path_component(text: &str) -> bool {

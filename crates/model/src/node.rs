@@ -115,6 +115,19 @@ pub struct ManagerStatus {
     pub reachable: bool,
 }
 
+/// What the managers know of the certificate they gave a node last.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeCertificate {
+    /// Digest of the root that signed it.
+    pub issuer: String,
+    /// SHA-256 of its public key, in hex.
+    pub key_digest: String,
+    pub not_after: Timestamp,
+    /// The node is to ask for another one now.
+    pub renewal_due: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Node {
@@ -130,4 +143,5 @@ pub struct Node {
     pub attachments: BTreeMap<NetworkId, IpNet>,
     /// `host` part of the address peers reach its data path at.
     pub data_path_address: String,
+    pub certificate: NodeCertificate,
 }

@@ -1,6 +1,7 @@
 //! The pure difference between wanted and seen, as operations in an order in which
 //! they can succeed: removals, namespaces, links, addresses, sysctls, routes, rules.
 
+use crate::balance::ipvs::mesh::is_mesh;
 use crate::balance::ipvs::table as ipvs;
 use crate::nft::table::{self, Change};
 use crate::plan::{
@@ -241,6 +242,13 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
     balance(place, want, have, ops, |change| matches!(change, ipvs::Change::DeleteService(_)));
 }
 
+/// What is to be done about IPVS alone.
+pub fn balancing(place: &PlaceId, want: &WantedPlace, have: &SeenPlace) -> Vec<Op> {
+    let mut ops = Vec::new();
+    balance(place, want, have, &mut ops, |_| true);
+    ops
+}
+
 /// On the host others may balance as well, so that only services of ours are taken away.
 fn balance(
     place: &PlaceId,
@@ -251,7 +259,7 @@ fn balance(
 ) {
     let nothing = ipvs::SeenBalancing::default();
     let have = have.balanced.as_ref().unwrap_or(&nothing);
-    let is_ours = |service: &ipvs::Service| *place != PlaceId::Host || ipvs::is_mesh(service);
+    let is_ours = |service: &ipvs::Service| *place != PlaceId::Host || is_mesh(service);
     let mut changes = ipvs::difference(want.balanced.as_ref(), have, is_ours);
     changes.retain(take);
     if !changes.is_empty() {

@@ -1,6 +1,7 @@
 //! Desired state to what each namespace must hold: pure.
 
 use crate::balance::Balancer;
+use crate::balance::ipvs::table::Services;
 use crate::desired::Desired;
 use crate::nft::expression::Family;
 use crate::nft::table::Table;
@@ -79,22 +80,39 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
     wanted.backends.extend(targets.map(|target| (PlaceId::Host, target.address, Some(target.port))));
     let published = published(desired).flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr));
     wanted.backends.extend(published.map(|address| (PlaceId::Host, address, None)));
-    if let Some(table) = host_table(desired, mesh.as_ref(), &ingress) {
-        wanted.places.entry(PlaceId::Host).or_default().table = Some(table);
+    let (table, balanced) = host_table(desired, mesh.as_ref(), &ingress, circumstances.balancer);
+    if let Some(table) = table {
+        let host = wanted.places.entry(PlaceId::Host).or_default();
+        host.table = Some(table);
+        if balanced.is_some() {
+            let settings = circumstances.balancer.settings().iter();
+            host.sysctls.extend(settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        }
+        host.balanced = balanced;
     }
     wanted
 }
 
-/// The host's table alone, which is all that published ports need.
-pub fn host_rules(desired: &Desired) -> Option<Table> {
+/// The host's rules and what IPVS balances there alone, which is all that published
+/// ports need.
+pub fn host_rules(desired: &Desired, balancer: &dyn Balancer) -> (Option<Table>, Option<Services>) {
     let mesh = Mesh::of(desired);
     let ingress = ingress::ports(desired, mesh.as_ref(), &mut Vec::new());
-    host_table(desired, mesh.as_ref(), &ingress)
+    host_table(desired, mesh.as_ref(), &ingress, balancer)
 }
 
-fn host_table(desired: &Desired, mesh: Option<&Mesh<'_>>, ingress: &[IngressPort]) -> Option<Table> {
+fn host_table(
+    desired: &Desired,
+    mesh: Option<&Mesh<'_>>,
+    ingress: &[IngressPort],
+    balancer: &dyn Balancer,
+) -> (Option<Table>, Option<Services>) {
     let peers = mesh.map(|mesh| &mesh.peers);
-    rules::host::table(desired.networks(), published(desired), ingress, peers)
+    let hops = mesh.map(Mesh::hops).unwrap_or_default();
+    // Without a published port the host's IPVS is left to others.
+    let balanced = if ingress.is_empty() { None } else { balancer.mesh(ingress, &hops) };
+    let table = rules::host::table(desired.networks(), published(desired), ingress, peers, balanced.is_some());
+    (table, balanced)
 }
 
 fn published(desired: &Desired) -> impl Iterator<Item = &DesiredEndpoint> {

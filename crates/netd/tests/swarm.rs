@@ -187,3 +187,77 @@ async fn a_mesh_port_may_not_take_a_published_one() {
     lab.client.detach(&leg.container).await.unwrap();
     lab.wait_not_failing().await;
 }
+
+/// What IPVS itself says about an overlay, without counters.
+fn ipvs_of_overlay(lab: &Lab) -> Vec<String> {
+    lines_of_ipvs(&lab.run_in_overlay(&overlay_id(), "ipvsadm -L -n"))
+}
+
+fn lines_of_ipvs(text: &str) -> Vec<String> {
+    let words = |line: &str| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+    text.lines().filter(|line| line.starts_with("FWM") || line.contains("Masq")).map(words).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs a kernel with IPVS: cargo xtask stock-kernel"]
+async fn ipvs_holds_what_is_desired_and_nothing_else() {
+    let mut lab = Lab::new();
+    let tasks = tasks(&lab, 1).await;
+    lab.client.set_cluster(state(2, &[(10, 1), (11, 1), (12, 0)])).await.unwrap();
+    lab.assert_converged().await;
+    // The virtual address 10.0.1.100 as a number.
+    let service = ["FWM 167772516 wrr", "-> 10.0.1.10:0 Masq 1", "-> 10.0.1.11:0 Masq 1", "-> 10.0.1.12:0 Masq 0"];
+    assert_eq!(ipvs_of_overlay(&lab), service);
+    let mesh = ["FWM 1558192016 wrr", "-> 172.30.9.10:80 Masq 1", "-> 172.30.9.11:80 Masq 1"];
+    assert_eq!(lines_of_ipvs(&lab.host.run("ipvsadm -L -n")), mesh);
+    let timeouts = lab.run_in_overlay(&overlay_id(), "ipvsadm -L --timeout");
+    assert!(timeouts.contains("432000 120 300"), "{timeouts}");
+
+    // A killed netd changes nothing, and what hands change is found by the next one.
+    lab.kill_netd();
+    assert_eq!(tasks[0].get(VIP, 80).unwrap().len(), "10 10.0.1.2".len());
+    lab.run_in_overlay(&overlay_id(), "ipvsadm -d -f 167772516 -r 10.0.1.10; ipvsadm -A -f 7 -s rr");
+    lab.host.run("ipvsadm -E -f 1558192016 -s rr; ipvsadm -A -t 10.99.0.1:999 -s rr; ipvsadm -A -f 9 -s rr");
+    lab.start_netd();
+    lab.wait_not_failing().await;
+    lab.wait_converged().await;
+    assert_eq!(ipvs_of_overlay(&lab), service);
+    let host = lab.host.run("ipvsadm -L -n");
+    assert!(host.contains("FWM  1558192016 wrr"), "{host}");
+    assert!(host.contains("FWM  9 rr") && host.contains("10.99.0.1:999 rr"), "what others balance stays: {host}");
+    assert!(lab.client.status().await.unwrap().repairs >= 2);
+
+    lab.client.clear_cluster().await.unwrap();
+    assert!(!lab.host.run("ipvsadm -L -n").contains("1558192016"));
+}
+
+#[tokio::test]
+#[ignore = "needs a kernel with IPVS: cargo xtask stock-kernel"]
+async fn ipvs_lets_open_connections_of_the_mesh_end_in_peace() {
+    let lab = Lab::new();
+    let _tasks = tasks(&lab, 1).await;
+    let mut cluster = state(2, &[(10, 1)]);
+    cluster.ingress[0].target_port = 90;
+    lab.client.set_cluster(cluster.clone()).await.unwrap();
+    let mut stream = lab.outside.enter(|| TcpStream::connect((HOST, 8080)).unwrap());
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let mut ask = || {
+        let mut answer = [0; 2];
+        stream.write_all(b"x").and_then(|()| stream.read_exact(&mut answer)).map(|()| answer)
+    };
+    assert_eq!(&ask().unwrap(), b"10");
+    let mut drained = cluster;
+    drained.generation = 3;
+    drained.ingress[0].backends = state(3, &[(11, 1)]).ingress[0].backends.clone();
+    drained.ingress[0].backends.push(IngressBackend::Local {
+        task: TaskId("task10".into()),
+        container: container(10),
+        draining: true,
+    });
+    lab.client.set_cluster(drained).await.unwrap();
+    assert_eq!(&ask().unwrap(), b"10", "the open connection stays");
+    let mut other = lab.outside.enter(|| TcpStream::connect((HOST, 8080)).unwrap());
+    let mut answer = [0; 2];
+    other.write_all(b"x").and_then(|()| other.read_exact(&mut answer)).unwrap();
+    assert_eq!(&answer, b"11", "a new one goes elsewhere");
+}

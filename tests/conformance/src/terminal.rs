@@ -1,8 +1,8 @@
 //! A person at a terminal.
 
-use skep_lab::wait::DEADLINE;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use skep_lab::wait::DEADLINE;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};

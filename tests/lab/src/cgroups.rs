@@ -141,7 +141,10 @@ mod tests {
         let check = |line: &str, expect: Option<&str>| {
             assert_eq!(hierarchy(line).map(|h| h.mount).as_deref(), expect, "{line}");
         };
-        check("cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,nosuid,noexec,cpu,cpuacct 0 0", Some("-t cgroup -o cpu,cpuacct cgroup"));
+        check(
+            "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,nosuid,noexec,cpu,cpuacct 0 0",
+            Some("-t cgroup -o cpu,cpuacct cgroup"),
+        );
         check(
             "cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0",
             Some("-t cgroup -o none,xattr,name=systemd cgroup"),

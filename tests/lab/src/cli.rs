@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// A daemon that is up answers a ping at once.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// No verb of a test takes longer.
+const VERB_SECONDS_MAX: &str = "120";
 /// For everything else that is asked without a client program.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -51,12 +53,24 @@ impl Cli {
         self.client.command(&self.socket, args)
     }
 
+    /// The same, ended when it takes too long: one that waits for ever would hold up all tests.
+    fn timed(&self, args: &[&str]) -> Command {
+        let command = self.command(args);
+        let mut timed = Command::new("timeout");
+        timed.args(["--foreground", VERB_SECONDS_MAX]).arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            timed.env(key, value.unwrap_or_default());
+        }
+        timed.stdin(Stdio::null());
+        timed
+    }
+
     /// Runs a client verb that must succeed and gives its output.
     ///
     /// # Errors
     /// With the verb and both outputs.
     pub fn ok(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args).output().with_context(|| format!("{:?}", self.client.program))?;
+        let output = self.timed(args).output().with_context(|| format!("{:?}", self.client.program))?;
         success(&output).with_context(|| format!("{} {}", self.client.label, args.join(" ")))
     }
 
@@ -65,7 +79,7 @@ impl Cli {
     /// # Errors
     /// When it succeeds.
     pub fn refused(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args).output().with_context(|| format!("{:?}", self.client.program))?;
+        let output = self.timed(args).output().with_context(|| format!("{:?}", self.client.program))?;
         failure(&output).with_context(|| format!("{} {}", self.client.label, args.join(" ")))
     }
 
@@ -78,22 +92,6 @@ impl Cli {
             self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("a piped input")?.write_all(input.as_bytes())?;
         success(&child.wait_with_output()?).with_context(|| args.join(" "))
-    }
-
-    /// Runs a verb on a terminal of 33 rows and 101 columns and gives all that appeared.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn on_terminal(&self, args: &[&str]) -> Result<String> {
-        let quoted: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
-        let line = format!("stty rows 33 cols 101; exec {} {}", self.client.program.display(), quoted.join(" "));
-        let command = self.command(&[]);
-        let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
-        for (key, value) in command.get_envs() {
-            script.env(key, value.unwrap_or_default());
-        }
-        success(&script.output()?).with_context(|| args.join(" "))
     }
 
     /// `inspect` of anything, as JSON.

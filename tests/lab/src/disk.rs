@@ -20,7 +20,8 @@ pub enum Disk {
 
 /// ext4's "go down now": `EXT4_IOC_SHUTDOWN` with `NOLOGFLUSH`, as file system tests do it.
 /// From then on nothing reaches the device: neither dirty pages nor the journal in memory.
-const GO_DOWN: &str = r#"open(F, "<", $ARGV[0]) or die "$!"; my $how = pack("L", 2); ioctl(F, 0x8004587d, $how) or die "$!""#;
+const GO_DOWN: &str =
+    r#"open(F, "<", $ARGV[0]) or die "$!"; my $how = pack("L", 2); ioctl(F, 0x8004587d, $how) or die "$!""#;
 
 /// One machine's disk. An image is mounted in the machine's own mount namespace only, so
 /// that the end of the machine is its unmounting and nobody else can hold on to it.

@@ -27,10 +27,7 @@ pub(crate) fn spawn_first(netns: &str, command: Command) -> Result<Child> {
     on_a_thread(command, move || {
         setns(network, CloneFlags::CLONE_NEWNET)?;
         unshare(
-            CloneFlags::CLONE_NEWNS
-                | CloneFlags::CLONE_NEWUTS
-                | CloneFlags::CLONE_NEWIPC
-                | CloneFlags::CLONE_NEWPID,
+            CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID,
         )
     })
 }

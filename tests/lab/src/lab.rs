@@ -117,12 +117,8 @@ impl Lab {
         if run_root.exists() {
             bail!("a lab called {} is there already", options.name);
         }
-        let mut lab = Self {
-            name: options.name.clone(),
-            nodes: Vec::new(),
-            switch: Switch::new(&options.name),
-            kept: false,
-        };
+        let mut lab =
+            Self { name: options.name.clone(), nodes: Vec::new(), switch: Switch::new(&options.name), kept: false };
         let lab_home = options.home.join(&options.name);
         fs::create_dir_all(&lab_home).with_context(|| lab_home.display().to_string())?;
         sweep::enter(&options.name, &lab_home, options.ends_with_process)?;

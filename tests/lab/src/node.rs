@@ -69,7 +69,14 @@ impl Deref for Node {
 
 impl Node {
     /// A machine that is off. `run` is a folder on a tmpfs, `home` one on a disk.
-    pub(crate) fn new(site: Site, number: usize, name: &str, home: PathBuf, run: PathBuf, parts: (MachineDisk, Cli)) -> Self {
+    pub(crate) fn new(
+        site: Site,
+        number: usize,
+        name: &str,
+        home: PathBuf,
+        run: PathBuf,
+        parts: (MachineDisk, Cli),
+    ) -> Self {
         let (disk, cli) = parts;
         let state = State { program: site.program.clone(), ..State::default() };
         Self { site, number, name: name.to_owned(), home, run, disk, cli, state: Mutex::new(state) }

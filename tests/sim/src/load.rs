@@ -148,10 +148,9 @@ impl Load {
         let mut spec = ServiceSpec { name: format!("s{}", self.names), ..ServiceSpec::default() };
         spec.mode = match dice.below(20) {
             0..=4 => ServiceMode::Global,
-            5 | 6 => ServiceMode::ReplicatedJob {
-                max_concurrent: dice.between(1, 3),
-                total_completions: dice.between(1, 5),
-            },
+            5 | 6 => {
+                ServiceMode::ReplicatedJob { max_concurrent: dice.between(1, 3), total_completions: dice.between(1, 5) }
+            }
             7 => ServiceMode::GlobalJob,
             _ => ServiceMode::Replicated { replicas: dice.between(1, 6) },
         };

@@ -275,6 +275,9 @@ impl World {
             own.all_dirty = true;
         }
         let woken = own.wake_at.is_some_and(|at| at <= now);
+        if self.raft.is_catching_up(own.led_since_ms) {
+            return;
+        }
         if own.plans_in_flight > 0 || !(own.all_dirty || woken || !own.dirty.is_empty()) {
             return;
         }

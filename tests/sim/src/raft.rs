@@ -27,6 +27,7 @@ pub struct Proposal {
     pub command: Arc<Command>,
     pub origin: Origin,
     pub manager: usize,
+    proposed_at_ms: u64,
     commit_at_ms: u64,
     /// Some other manager that may be the next leader has it.
     replicated: bool,
@@ -79,7 +80,13 @@ impl Raft {
         }
         let commit_at_ms = now_ms + self.dice.between(1, self.commit_max_ms);
         let command = Arc::new(command);
-        self.tail.push(Proposal { command, origin, manager, commit_at_ms, replicated: false });
+        self.tail.push(Proposal { command, origin, manager, proposed_at_ms: now_ms, commit_at_ms, replicated: false });
+    }
+
+    /// Whether entries that the log had before then are still to be applied: a new leader plans
+    /// nothing until it knows what they do.
+    pub fn is_catching_up(&self, led_since_ms: u64) -> bool {
+        self.tail.iter().any(|proposal| proposal.proposed_at_ms < led_since_ms)
     }
 
     /// `reaches[m]`: manager m is up and can talk with a majority.

@@ -1,11 +1,12 @@
 //! Planted bugs. A checker that never failed proves nothing: each of these must be
 //! found within a few seeds.
 
-use skep_cluster::command::{Object, Write};
+use skep_cluster::command::{Key, Kind, Object, Write};
 use skep_cluster::ids::IdSource;
 use skep_cluster::store::Store;
-use skep_model::task::TaskState;
+use skep_model::task::{AssignedResource, Task, TaskState};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sabotage {
@@ -39,10 +40,20 @@ pub enum Sabotage {
     ReportOnce,
     /// The kernel's failures are not retried.
     KernelForgets,
+    /// A job starts two tasks where one is due.
+    JobsTwice,
+    /// What a job has achieved is reaped.
+    ForgetResults,
+    /// A task that is being moved stops as soon as its successor is made.
+    StopBeforeRelief,
+    /// A service that is being removed is gone at once.
+    HastyRemoval,
+    /// All tasks are given the same named resource.
+    ShareCard,
 }
 
 impl Sabotage {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::FillTwice,
         Self::AnyNode,
         Self::ShareAddress,
@@ -58,6 +69,11 @@ impl Sabotage {
         Self::AllSecrets,
         Self::ReportOnce,
         Self::KernelForgets,
+        Self::JobsTwice,
+        Self::ForgetResults,
+        Self::StopBeforeRelief,
+        Self::HastyRemoval,
+        Self::ShareCard,
     ];
 
     /// What the planner would have written had it this bug.
@@ -83,6 +99,27 @@ impl Sabotage {
             }),
             Self::IgnoreDrain => writes.into_iter().filter(|write| !leaves_drained(write, store)).collect(),
             Self::NeverReap => writes.into_iter().filter(|write| matches!(write, Write::Put { .. })).collect(),
+            Self::JobsTwice => jobs_twice(writes, ids),
+            Self::ForgetResults => {
+                let result =
+                    |task: &&Arc<Task>| task.job_iteration.is_some() && task.status.state == TaskState::Complete;
+                let removed =
+                    store.tasks().filter(result).map(|task| remove(Kind::Task, task.id.as_str(), task.meta.version));
+                beside_others(writes, removed.collect())
+            }
+            Self::StopBeforeRelief => beside_others(writes, stopped_early(store)),
+            Self::HastyRemoval => {
+                let leaving = store.services().filter(|service| service.pending_delete);
+                let removed = leaving.map(|s| remove(Kind::Service, s.id.as_str(), s.meta.version));
+                beside_others(writes, removed.collect())
+            }
+            Self::ShareCard => each_task(writes, |task, _| {
+                for given in task.resources.values_mut() {
+                    if let AssignedResource::Named(names) = given {
+                        *names = ["red".to_owned()].into();
+                    }
+                }
+            }),
             Self::UpdateAll
             | Self::ForgetWake
             | Self::AnswerEarly
@@ -102,6 +139,47 @@ fn each_task(mut writes: Vec<Write>, mut change: impl FnMut(&mut skep_model::tas
         }
     }
     writes
+}
+
+fn jobs_twice(writes: Vec<Write>, ids: &mut dyn IdSource) -> Vec<Write> {
+    let mut doubled = Vec::new();
+    for write in writes {
+        if let Write::Put { object: Object::Task(task), expected: 0 } = &write
+            && task.job_iteration.is_some()
+            && task.slot > 0
+        {
+            let mut twin = task.clone();
+            twin.id = ids.swarm_id().into();
+            twin.slot += 1;
+            twin.attachments.clear();
+            doubled.push(Write::Put { object: Object::Task(twin), expected: 0 });
+        }
+        doubled.push(write);
+    }
+    doubled
+}
+
+fn remove(kind: Kind, id: &str, expected: u64) -> Write {
+    Write::Remove { key: Key::new(kind, id), expected }
+}
+
+/// Adds writes of objects that the plan does not touch.
+fn beside_others(mut writes: Vec<Write>, more: Vec<Write>) -> Vec<Write> {
+    let untouched = more.into_iter().filter(|new| !writes.iter().any(|write| write.key() == new.key()));
+    let untouched: Vec<Write> = untouched.collect();
+    writes.extend(untouched);
+    writes
+}
+
+fn stopped_early(store: &Store) -> Vec<Write> {
+    let heirs = store.tasks().filter(|task| task.is_wanted());
+    let relieved = heirs.filter_map(|heir| store.task(heir.beside.as_ref()?.as_str()));
+    let stop = |old: &Arc<Task>| {
+        let mut old = (**old).clone();
+        old.desired_state = TaskState::Shutdown;
+        Write::put(Object::Task(Box::new(old)))
+    };
+    relieved.filter(|old| old.is_wanted()).map(stop).collect()
 }
 
 fn fill_twice(writes: Vec<Write>, ids: &mut dyn IdSource) -> Vec<Write> {

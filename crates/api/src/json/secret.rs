@@ -25,6 +25,9 @@ pub(crate) struct Body {
     templating: Option<Driver>,
 }
 
+/// Name, labels, data and the template driver's name.
+type Parts = (String, BTreeMap<String, String>, Vec<u8>, String);
+
 impl Body {
     /// # Errors
     /// Content that is not base64, drivers that skep does not have.
@@ -40,7 +43,7 @@ impl Body {
         Ok(ConfigSpec { name, labels, data, template_driver })
     }
 
-    fn into_parts(self) -> Result<(String, BTreeMap<String, String>, Vec<u8>, String)> {
+    fn into_parts(self) -> Result<Parts> {
         only_driver("Driver", self.driver.as_ref(), &[""])?;
         only_driver("Templating", self.templating.as_ref(), &["", TEMPLATE_DRIVER])?;
         let template_driver = self.templating.map(|driver| driver.name).unwrap_or_default();

@@ -70,10 +70,7 @@ impl ServiceStatus {
 
 impl JobStatus {
     fn of(status: &model::JobStatus) -> Self {
-        Self {
-            job_iteration: Version { index: status.iteration },
-            last_execution: status.last_execution.to_rfc3339(),
-        }
+        Self { job_iteration: Version { index: status.iteration }, last_execution: status.last_execution.to_rfc3339() }
     }
 }
 

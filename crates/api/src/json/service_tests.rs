@@ -171,14 +171,20 @@ fn tasks_are_counted_by_mode() {
 #[test]
 fn only_the_present_run_of_a_job_is_counted() {
     let task = |state, iteration| {
-        let mut task =
-            Task { desired_state: TaskState::Complete, job_iteration: Some(iteration), ..Task::default() };
+        let mut task = Task { desired_state: TaskState::Complete, job_iteration: Some(iteration), ..Task::default() };
         task.status.state = state;
         task
     };
-    let tasks =
-        [task(TaskState::Complete, 0), task(TaskState::Complete, 1), task(TaskState::Running, 1), task(TaskState::New, 1)];
-    let mut service = model::Service { job_status: Some(model::JobStatus { iteration: 1, ..Default::default() }), ..Default::default() };
+    let tasks = [
+        task(TaskState::Complete, 0),
+        task(TaskState::Complete, 1),
+        task(TaskState::Running, 1),
+        task(TaskState::New, 1),
+    ];
+    let mut service = model::Service {
+        job_status: Some(model::JobStatus { iteration: 1, ..Default::default() }),
+        ..Default::default()
+    };
     service.spec.mode = model::ServiceMode::GlobalJob;
     let status = ServiceStatus::of(&service, tasks.iter());
     assert_eq!((status.running_tasks, status.desired_tasks, status.completed_tasks), (1, 2, 1));

@@ -5,7 +5,7 @@ use super::{Redacted, duration, nanos, unsupported, wire, zero};
 use crate::backend::{InitRequest, JoinRequest};
 use serde::Serialize;
 use serde_json::Value;
-use skep_model::cluster::{Cluster, ClusterSpec, Meta as ModelMeta};
+use skep_model::cluster::{Cluster, ClusterSpec, Meta as ModelMeta, SecretBytes};
 use skep_model::node::{Availability, NodeDescription};
 use skep_model::{Error, Result};
 use std::collections::BTreeMap;
@@ -97,8 +97,6 @@ impl SwarmSpec {
         }
         super::refuse(&[
             ("CAConfig.ExternalCAs", !self.ca_config.external_cas.is_empty()),
-            ("CAConfig.SigningCACert", !self.ca_config.signing_ca_cert.is_empty()),
-            ("CAConfig.SigningCAKey", !self.ca_config.signing_ca_key.0.is_empty()),
             ("TaskDefaults.LogDriver", self.task_defaults.log_driver.is_some_and(|d| d != Driver::default())),
         ])?;
         let mut spec = present.clone();
@@ -121,6 +119,8 @@ impl SwarmSpec {
         keep_zero(&mut spec.heartbeat_period, duration("HeartbeatPeriod", self.dispatcher.heartbeat_period)?);
         keep_zero(&mut spec.node_cert_expiry, duration("NodeCertExpiry", self.ca_config.node_cert_expiry)?);
         spec.ca_force_rotate = spec.ca_force_rotate.max(self.ca_config.force_rotate);
+        spec.signing_ca_cert = self.ca_config.signing_ca_cert;
+        spec.signing_ca_key = SecretBytes(self.ca_config.signing_ca_key.0.into_bytes());
         spec.auto_lock_managers = self.encryption_config.auto_lock_managers;
         Ok(spec)
     }
@@ -141,6 +141,7 @@ impl SwarmSpec {
             ca_config: CaConfig {
                 node_cert_expiry: nanos(spec.node_cert_expiry),
                 force_rotate: spec.ca_force_rotate,
+                signing_ca_cert: spec.signing_ca_cert.clone(),
                 ..CaConfig::default()
             },
             task_defaults: TaskDefaults::default(),
@@ -201,6 +202,7 @@ impl InitBody {
             availability: read_availability(&self.availability)?,
             force_new_cluster: self.force_new_cluster,
             spec,
+            restore: None,
         })
     }
 }
@@ -308,17 +310,15 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 }
 
 impl ClusterInfo {
-    /// `own` is this manager's own description, for the issuer's identity.
-    pub(crate) fn of(cluster: &Cluster, own: Option<&NodeDescription>, with_tokens: bool) -> Self {
-        let mut tls_info = own.map(TlsInfo::of).unwrap_or_default();
-        tls_info.trust_root.clone_from(&cluster.root_ca.cert_pem);
+    /// `trust` is what a node tells of itself that trusts and was certified as the swarm wants.
+    pub(crate) fn of(cluster: &Cluster, trust: &NodeDescription, with_tokens: bool) -> Self {
         let pools: Vec<String> = cluster.default_address_pools.iter().map(ToString::to_string).collect();
         Self {
             id: cluster.id.to_string(),
             meta: Meta::of(&cluster.meta),
             spec: SwarmSpec::of(&cluster.spec),
-            tls_info,
-            root_rotation_in_progress: false,
+            tls_info: TlsInfo::of(trust),
+            root_rotation_in_progress: cluster.root_ca.rotation.is_some(),
             default_addr_pool: super::list_or_null(pools),
             subnet_size: cluster.subnet_size,
             data_path_port: cluster.data_path_port,
@@ -380,7 +380,6 @@ mod tests {
         for bad in [
             json!({"Name": "x"}),
             json!({"CAConfig": {"ExternalCAs": [{"URL": "https://x"}]}}),
-            json!({"CAConfig": {"SigningCAKey": "k"}}),
             json!({"TaskDefaults": {"LogDriver": {"Name": "syslog"}}}),
             json!({"Raft": {"ElectionTick": 1}}),
             json!({"Dispatcher": {"HeartbeatPeriod": -1}}),
@@ -417,8 +416,8 @@ mod tests {
         let mut cluster = Cluster::default();
         cluster.root_ca.key_pem = "PRIVATE".into();
         cluster.root_ca.worker_token = "SWMTKN-w".into();
-        let with = serde_json::to_string(&ClusterInfo::of(&cluster, None, true)).unwrap();
-        let without = serde_json::to_string(&ClusterInfo::of(&cluster, None, false)).unwrap();
+        let with = serde_json::to_string(&ClusterInfo::of(&cluster, &NodeDescription::default(), true)).unwrap();
+        let without = serde_json::to_string(&ClusterInfo::of(&cluster, &NodeDescription::default(), false)).unwrap();
         assert!(with.contains("SWMTKN-w") && !without.contains("SWMTKN-w"));
         assert!(!with.contains("PRIVATE") && !without.contains("JoinTokens"));
     }

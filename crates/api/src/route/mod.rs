@@ -14,5 +14,6 @@ pub(crate) mod service_logs;
 pub(crate) mod services;
 pub(crate) mod streams;
 pub(crate) mod swarm;
+pub(crate) mod swarm_backup;
 pub(crate) mod system;
 pub(crate) mod volumes;

@@ -1,7 +1,7 @@
 //! `/swarm` and `/nodes`.
 
-use crate::backend::{Backend, LocalNodeState};
-use crate::error::{ApiError, Reply, ok};
+use crate::backend::Backend;
+use crate::error::{Reply, ok};
 use crate::json::node::{FILTERS, Node, NodeSpec, matches};
 use crate::json::swarm::{ClusterInfo, InitBody, JoinBody, SwarmSpec, UnlockBody};
 use crate::request::{Json, Name, Query};
@@ -10,7 +10,6 @@ use axum::response::IntoResponse;
 use http::StatusCode;
 use serde_json::json;
 use skep_manager::control::RotateFlags;
-use skep_model::Error;
 
 pub(crate) async fn init(State(backend): State<Backend>, Json(body): Json<InitBody>) -> Reply {
     ok(&backend.swarm.init(body.into_model()?).await?)
@@ -28,8 +27,7 @@ pub(crate) async fn leave(State(backend): State<Backend>, query: Query) -> Reply
 
 pub(crate) async fn inspect(State(backend): State<Backend>) -> Reply {
     let control = backend.swarm.control()?;
-    let own = control.node("self").ok();
-    ok(&ClusterInfo::of(&*control.cluster()?, own.as_ref().map(|node| &node.description), true))
+    ok(&ClusterInfo::of(&*control.cluster()?, &control.trust()?, true))
 }
 
 pub(crate) async fn update(State(backend): State<Backend>, query: Query, Json(body): Json<SwarmSpec>) -> Reply {
@@ -45,22 +43,14 @@ pub(crate) async fn update(State(backend): State<Backend>, query: Query, Json(bo
     Ok(StatusCode::OK.into_response())
 }
 
-pub(crate) async fn unlock(State(backend): State<Backend>, Json(_body): Json<UnlockBody>) -> Result<(), ApiError> {
-    Err(match backend.swarm.status().state {
-        LocalNodeState::Locked => Error::not_implemented("unlocking a swarm is not supported yet"),
-        LocalNodeState::Inactive => Error::unavailable("This node is not part of a swarm"),
-        LocalNodeState::Active | LocalNodeState::Pending | LocalNodeState::Error => {
-            Error::conflict("swarm is not locked")
-        }
-    }
-    .into())
+pub(crate) async fn unlock(State(backend): State<Backend>, Json(body): Json<UnlockBody>) -> Reply {
+    backend.swarm.unlock(body.unlock_key.0).await?;
+    Ok(StatusCode::OK.into_response())
 }
 
 pub(crate) async fn unlock_key(State(backend): State<Backend>) -> Reply {
-    if backend.swarm.control()?.cluster()?.spec.auto_lock_managers {
-        return Err(Error::not_implemented("reading the unlock key is not supported yet").into());
-    }
-    ok(&json!({ "UnlockKey": "" }))
+    let key = backend.swarm.control()?.unlock_key()?;
+    ok(&json!({ "UnlockKey": key.unwrap_or_default() }))
 }
 
 pub(crate) async fn nodes(State(backend): State<Backend>, query: Query) -> Reply {

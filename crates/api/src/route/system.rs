@@ -98,8 +98,8 @@ fn swarm_section(backend: &Backend) -> SwarmSection {
     let nodes = control.nodes();
     section.nodes = nodes.len();
     section.managers = nodes.iter().filter(|node| node.manager_status.is_some()).count();
-    let own = control.node("self").ok();
-    section.cluster = control.cluster().ok().map(|c| ClusterInfo::of(&c, own.as_ref().map(|n| &n.description), false));
+    let cluster = control.cluster().and_then(|cluster| Ok((cluster, control.trust()?)));
+    section.cluster = cluster.ok().map(|(cluster, trust)| ClusterInfo::of(&cluster, &trust, false));
     section
 }
 

@@ -28,7 +28,8 @@ const COLUMNS: [(&str, &str); 8] = [
 
 pub(crate) async fn stats(client: &Client, flags: &Stats) -> Outcome {
     loop {
-        let names = if flags.containers.is_empty() { running(client, flags.all).await? } else { flags.containers.clone() };
+        let names =
+            if flags.containers.is_empty() { running(client, flags.all).await? } else { flags.containers.clone() };
         // Each reading takes a second at the daemon, so all are asked for at once.
         let readings = join_all(names.iter().map(|name| reading(client, name))).await;
         let mut rows = Vec::new();
@@ -163,7 +164,8 @@ mod tests {
             json!({"Container": "box1", "ID": "8789c6c0bce9", "Name": "box1", "CPUPerc": "20.00%", "MemUsage": "584KiB / 10MiB",
                 "MemPerc": "5.70%", "NetIO": "486B / 0B", "BlockIO": "4.1kB / 0B", "PIDs": "2"})
         );
-        let stopped = json!({"id": "1", "name": "/x", "memory_stats": {}, "blkio_stats": {"io_service_bytes_recursive": null}});
+        let stopped =
+            json!({"id": "1", "name": "/x", "memory_stats": {}, "blkio_stats": {"io_service_bytes_recursive": null}});
         assert_eq!(row("x", &stopped, false)["MemUsage"], "0B / 0B");
     }
 }

@@ -51,11 +51,17 @@ pub(super) fn land(source: &str, is_folder: bool, target: &str, there: Target) -
     let parent = |path: &str| {
         let trimmed = path.trim_end_matches('/');
         let parent = Path::new(trimmed).parent().filter(|parent| !parent.as_os_str().is_empty());
-        parent.map_or_else(|| if path.starts_with('/') { "/".to_owned() } else { ".".to_owned() }, |p| p.to_string_lossy().into_owned())
+        parent.map_or_else(
+            || if path.starts_with('/') { "/".to_owned() } else { ".".to_owned() },
+            |p| p.to_string_lossy().into_owned(),
+        )
     };
-    let name = |path: &str| Path::new(path.trim_end_matches('/')).file_name().map(|name| name.to_string_lossy().into_owned());
+    let name =
+        |path: &str| Path::new(path.trim_end_matches('/')).file_name().map(|name| name.to_string_lossy().into_owned());
     match (there, is_folder) {
-        (Target::Folder, true) if content_only => Ok(Landing { folder: target.to_owned(), rename: Some(".".to_owned()) }),
+        (Target::Folder, true) if content_only => {
+            Ok(Landing { folder: target.to_owned(), rename: Some(".".to_owned()) })
+        }
         (Target::Folder, _) => Ok(Landing { folder: target.to_owned(), rename: None }),
         (Target::File, true) => Err(Misfit::FolderOverFile),
         (Target::File, false) => Ok(Landing { folder: parent(target), rename: name(target) }),
@@ -79,8 +85,13 @@ mod tests {
 
     #[test]
     fn cps_rules() {
-        let check = |source: &str, is_folder: bool, target: &str, there: Target, expect: Result<(&str, Option<&str>), Misfit>| {
-            let expect = expect.map(|(folder, rename)| Landing { folder: folder.into(), rename: rename.map(Into::into) });
+        let check = |source: &str,
+                     is_folder: bool,
+                     target: &str,
+                     there: Target,
+                     expect: Result<(&str, Option<&str>), Misfit>| {
+            let expect =
+                expect.map(|(folder, rename)| Landing { folder: folder.into(), rename: rename.map(Into::into) });
             assert_eq!(land(source, is_folder, target, there), expect, "{source} to {target}");
         };
         check("/a/f", false, "/t", Target::Folder, Ok(("/t", None)));

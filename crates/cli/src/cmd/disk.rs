@@ -4,13 +4,8 @@ use crate::format::Listing;
 use crate::{Client, Outcome, human};
 use serde_json::{Value, json};
 
-const COLUMNS: [(&str, &str); 5] = [
-    ("Type", "TYPE"),
-    ("TotalCount", "TOTAL"),
-    ("Active", "ACTIVE"),
-    ("Size", "SIZE"),
-    ("Reclaimable", "RECLAIMABLE"),
-];
+const COLUMNS: [(&str, &str); 5] =
+    [("Type", "TYPE"), ("TotalCount", "TOTAL"), ("Active", "ACTIVE"), ("Size", "SIZE"), ("Reclaimable", "RECLAIMABLE")];
 
 pub(crate) async fn usage(client: &Client, format: &str) -> Outcome {
     let usage = client.get("/system/df").await?;
@@ -37,7 +32,11 @@ fn rows(usage: &Value) -> Vec<Value> {
         total(list("BuildCache").iter().filter(|c| wanted || c["InUse"] != true).map(|c| size(&c["Size"])))
     };
     let row = |kind: &str, list: &[Value], active: usize, size: f64, free: f64| {
-        let share = if size > 0.0 && kind != "Build Cache" { format!(" ({}%)", (free * 100.0 / size) as i64) } else { String::new() };
+        let share = if size > 0.0 && kind != "Build Cache" {
+            format!(" ({}%)", (free * 100.0 / size) as i64)
+        } else {
+            String::new()
+        };
         json!({"Type": kind, "TotalCount": list.len().to_string(), "Active": active.to_string(), "Size": human::size(size),
             "Reclaimable": format!("{}{share}", human::size(free))})
     };
@@ -46,7 +45,13 @@ fn rows(usage: &Value) -> Vec<Value> {
         row("Images", list("Images"), count("Images", &used), layers, (layers - needed).max(0.0)),
         row("Containers", list("Containers"), count("Containers", &runs), written(true), written(false)),
         row("Local Volumes", list("Volumes"), count("Volumes", &mounted), stored(true), stored(false)),
-        row("Build Cache", list("BuildCache"), count("BuildCache", &|c| c["InUse"] == true), cached(true), cached(false)),
+        row(
+            "Build Cache",
+            list("BuildCache"),
+            count("BuildCache", &|c| c["InUse"] == true),
+            cached(true),
+            cached(false),
+        ),
     ]
 }
 
@@ -70,7 +75,10 @@ mod tests {
         });
         let shown: Vec<String> = rows(&usage)
             .iter()
-            .map(|row| format!("{} {} {} {}", row["TotalCount"], row["Active"], row["Size"], row["Reclaimable"]).replace('"', ""))
+            .map(|row| {
+                format!("{} {} {} {}", row["TotalCount"], row["Active"], row["Size"], row["Reclaimable"])
+                    .replace('"', "")
+            })
             .collect();
         assert_eq!(shown, ["2 1 1kB 700B (70%)", "2 1 40B 30B (75%)", "2 1 5B 5B (100%)", "0 0 0B 0B"]);
     }

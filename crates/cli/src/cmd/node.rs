@@ -37,10 +37,11 @@ pub(crate) async fn dispatch(client: &Client, verb: Node) -> Outcome {
 
 async fn list(client: &Client, flags: &ListFlags) -> Outcome {
     let answer = client.get(&format!("/nodes{}", query(&[("filters", &filters(&flags.filter)?)]))).await?;
-    let me = text(&client.get("/info").await?["Swarm"]["NodeID"]);
+    let swarm = client.get("/info").await?["Swarm"].clone();
+    let me = text(&swarm["NodeID"]);
     let mut nodes: Vec<&Value> = answer.as_array().into_iter().flatten().collect();
     nodes.sort_by(|a, b| task::natural(&text(&a["Description"]["Hostname"]), &text(&b["Description"]["Hostname"])));
-    let rows = nodes.into_iter().map(|node| row(node, &me, flags)).collect();
+    let rows = nodes.into_iter().map(|node| row(node, &me, &swarm["Cluster"]["TLSInfo"], flags)).collect();
     let columns = [
         ("ID", "ID"),
         ("Hostname", "HOSTNAME"),
@@ -52,7 +53,7 @@ async fn list(client: &Client, flags: &ListFlags) -> Outcome {
     Listing { columns: &columns, rows, id: "ID" }.print(&flags.format, flags.quiet)
 }
 
-fn row(node: &Value, me: &str, flags: &ListFlags) -> Value {
+fn row(node: &Value, me: &str, trust: &Value, flags: &ListFlags) -> Value {
     let id = text(&node["ID"]);
     let is_self = id == me;
     let manager = &node["ManagerStatus"];
@@ -74,8 +75,18 @@ fn row(node: &Value, me: &str, flags: &ListFlags) -> Value {
         "Availability": task::capital(&text(&node["Spec"]["Availability"])),
         "ManagerStatus": manager_status,
         "EngineVersion": node["Description"]["Engine"]["EngineVersion"],
-        "TLSStatus": "Ready",
+        "TLSStatus": tls_status(&node["Description"]["TLSInfo"], trust),
     })
+}
+
+/// Whether a node's certificate and trust are what the swarm's are to be.
+fn tls_status(told: &Value, wanted: &Value) -> &'static str {
+    let is_known = |info: &Value| info.as_object().is_some_and(|fields| !fields.is_empty());
+    match (is_known(told) && is_known(wanted), told == wanted) {
+        (false, _) => "Unknown",
+        (true, true) => "Ready",
+        (true, false) => "Needs Rotation",
+    }
 }
 
 async fn own_id(client: &Client, name: &str) -> Outcome<String> {

@@ -105,7 +105,11 @@ mod tests {
             "Tasks": [{"ID": "t1", "Name": "web.1", "State": "pending", "Node": "", "Reason": "no suitable node"}]});
         assert_eq!(
             reasons(&answer),
-            ["web: 0 of 1 tasks run", "  service web: 1 slots to update, 0 busy", "  web.1 (pending): no suitable node"]
+            [
+                "web: 0 of 1 tasks run",
+                "  service web: 1 slots to update, 0 busy",
+                "  web.1 (pending): no suitable node"
+            ]
         );
         let calm = json!({"Service": "web", "Summary": "1 of 1 tasks run", "Waiting": [], "Tasks": []});
         assert_eq!(reasons(&calm)[1], "  nothing is waited for");

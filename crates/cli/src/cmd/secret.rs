@@ -59,7 +59,8 @@ fn content(file: &str) -> anyhow::Result<Vec<u8>> {
     if file == "-" {
         std::io::stdin().lock().take(CONTENT_BYTES_MAX).read_to_end(&mut data).context("standard input")?;
     } else {
-        let mut open = || -> std::io::Result<usize> { std::fs::File::open(file)?.take(CONTENT_BYTES_MAX).read_to_end(&mut data) };
+        let mut open =
+            || -> std::io::Result<usize> { std::fs::File::open(file)?.take(CONTENT_BYTES_MAX).read_to_end(&mut data) };
         open().with_context(|| format!("error reading content from \"{file}\""))?;
     }
     Ok(data)

@@ -83,6 +83,10 @@ pub(crate) async fn pin(client: &Client, spec: &mut Value) -> Outcome {
         Ok(answer) => {
             let digest = text(&answer["Descriptor"]["digest"]);
             spec["TaskTemplate"]["ContainerSpec"]["Image"] = format!("{image}@{digest}").into();
+            let platforms = platforms(&answer);
+            if !platforms.is_empty() {
+                spec["TaskTemplate"]["Placement"]["Platforms"] = platforms.into();
+            }
         }
         Err(Failure::Api(_)) => eprintln!(
             "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} independently,\npossibly leading to different nodes running different\nversions of the image.\n"
@@ -90,6 +94,16 @@ pub(crate) async fn pin(client: &Client, spec: &mut Value) -> Outcome {
         Err(failure) => return Err(failure),
     }
     Ok(())
+}
+
+/// Where an image can run, for the scheduler. Nodes name the many kinds of arm differently,
+/// so arm means any, as in the reference.
+fn platforms(answer: &Value) -> Vec<Value> {
+    let wire = |platform: &Value| {
+        let architecture = text(&platform["architecture"]);
+        json!({"Architecture": if architecture == "arm" { String::new() } else { architecture }, "OS": text(&platform["os"])})
+    };
+    answer["Platforms"].as_array().into_iter().flatten().map(wire).collect()
 }
 
 pub(crate) fn warn(answer: &Value) {

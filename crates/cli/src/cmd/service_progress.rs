@@ -171,7 +171,16 @@ fn look(service: &Value, tasks: &Value, active_nodes: usize) -> Look {
 /// Nine steps from new to running, and one more for a job's task.
 fn position(state: &str) -> u64 {
     let order = [
-        "new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running", "complete",
+        "new",
+        "allocated",
+        "pending",
+        "assigned",
+        "accepted",
+        "preparing",
+        "ready",
+        "starting",
+        "running",
+        "complete",
     ];
     order.iter().position(|name| *name == state).map_or(0, |at| at as u64 + 1)
 }

@@ -43,6 +43,9 @@ pub(crate) fn spec(flags: &Create) -> Result<Value> {
         spec["TaskTemplate"]["Resources"]["Reservations"]["GenericResources"] = reserved.into();
     }
     apply(&mut spec, &flags.common)?;
+    if flags.mode.ends_with("-job") && !(spec["UpdateConfig"].is_null() && spec["RollbackConfig"].is_null()) {
+        bail!("update and rollback configuration is not supported for jobs");
+    }
     Ok(spec)
 }
 
@@ -68,7 +71,9 @@ fn mode(flags: &Create) -> Result<Value> {
     if replicas.is_some() && matches!(flags.mode.as_str(), "global" | "global-job") {
         bail!("replicas can only be used with replicated or replicated-job mode");
     }
-    if flags.common.replicas_max_per_node.is_some_and(|n| n > 0) && matches!(flags.mode.as_str(), "global" | "global-job") {
+    if flags.common.replicas_max_per_node.is_some_and(|n| n > 0)
+        && matches!(flags.mode.as_str(), "global" | "global-job")
+    {
         bail!("replicas-max-per-node can only be used with replicated or replicated-job mode");
     }
     if flags.max_concurrent.is_some() && flags.mode != "replicated-job" {
@@ -82,9 +87,7 @@ fn mode(flags: &Create) -> Result<Value> {
             json!({"ReplicatedJob": {"TotalCompletions": total, "MaxConcurrent": flags.max_concurrent.unwrap_or(total)}})
         }
         "global-job" => json!({"GlobalJob": {}}),
-        other => bail!(
-            "Unknown mode: {other}, only replicated, global, replicated-job and global-job are supported"
-        ),
+        other => bail!("Unknown mode: {other}, only replicated, global, replicated-job and global-job are supported"),
     })
 }
 

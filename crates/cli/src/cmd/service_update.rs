@@ -1,8 +1,6 @@
 //! `service update`: list edits on a spec that was read before. Pure but for look-ups by name.
 
-use super::service_spec::{
-    apply, file_reference, generic_resources, network, ports, preferences, split_words,
-};
+use super::service_spec::{apply, file_reference, generic_resources, network, ports, preferences, split_words};
 use crate::client::segment;
 use crate::flags::service::Update;
 use crate::format::text;
@@ -17,9 +15,8 @@ use serde_json::{Value, json};
 pub(crate) async fn edit(client: &Client, spec: &mut Value, flags: &Update) -> Outcome {
     apply(spec, &flags.common)?;
     if let Some(replicas) = flags.replicas {
-        set_count(spec, replicas).ok_or_else(|| {
-            anyhow!("replicas can only be used with replicated or replicated-job mode")
-        })?;
+        set_count(spec, replicas)
+            .ok_or_else(|| anyhow!("replicas can only be used with replicated or replicated-job mode"))?;
     }
     if let Some(limit) = flags.max_concurrent {
         if spec["Mode"]["ReplicatedJob"].is_null() {

@@ -1,5 +1,6 @@
 //! Verbs on the swarm itself.
 
+use super::{swarm_backup, swarm_ca, swarm_lock};
 use crate::client::query;
 use crate::flags::swarm::{Init, Join, JoinToken, Leave, Settings, Swarm, Update};
 use crate::format::text;
@@ -8,15 +9,15 @@ use serde_json::{Value, json};
 
 pub(crate) async fn dispatch(client: &Client, verb: Swarm) -> Outcome {
     match verb {
-        Swarm::Ca => {
-            let swarm = client.get("/swarm").await?;
-            print!("{}", text(&swarm["TLSInfo"]["TrustRoot"]));
-            Ok(())
-        }
+        Swarm::Backup(flags) => swarm_backup::backup(client, &flags).await,
+        Swarm::Ca(flags) => swarm_ca::run(client, &flags).await,
         Swarm::Init(flags) => init(client, &flags).await,
         Swarm::Join(flags) => join(client, &flags).await,
         Swarm::JoinToken(flags) => join_token(client, &flags).await,
         Swarm::Leave(flags) => leave(client, &flags).await,
+        Swarm::Restore(flags) => swarm_backup::restore(client, &flags).await,
+        Swarm::Unlock => swarm_lock::unlock(client).await,
+        Swarm::UnlockKey(flags) => swarm_lock::unlock_key(client, &flags).await,
         Swarm::Update(flags) => update(client, &flags).await,
     }
 }
@@ -41,10 +42,16 @@ async fn init(client: &Client, flags: &Init) -> Outcome {
     println!("Swarm initialized: current node ({id}) is now a manager.\n");
     print_join_command(client, "worker").await?;
     println!("To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n");
+    if flags.autolock {
+        swarm_lock::print_key(&swarm_lock::read_key(client).await?);
+    }
     Ok(())
 }
 
 fn apply(spec: &mut Value, settings: &Settings) -> anyhow::Result<()> {
+    if !settings.external_ca.is_empty() {
+        return Err(anyhow::anyhow!(swarm_ca::NO_EXTERNAL_CA));
+    }
     if let Some(expiry) = &settings.cert_expiry {
         spec["CAConfig"]["NodeCertExpiry"] = parse::duration_ns(expiry)?.into();
     }
@@ -134,5 +141,9 @@ async fn update(client: &Client, flags: &Update) -> Outcome {
     let version = swarm["Version"]["Index"].to_string();
     client.post(&format!("/swarm/update{}", query(&[("version", &version)])), spec).await?;
     println!("Swarm updated.");
+    let was_locked = swarm["Spec"]["EncryptionConfig"]["AutoLockManagers"] == true;
+    if flags.autolock == Some(true) && !was_locked {
+        swarm_lock::print_key(&swarm_lock::read_key(client).await?);
+    }
     Ok(())
 }

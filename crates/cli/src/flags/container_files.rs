@@ -3,7 +3,9 @@
 use clap::Args;
 
 #[derive(Args, Debug)]
-#[command(override_usage = "skep cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       skep cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH")]
+#[command(
+    override_usage = "skep cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       skep cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
+)]
 pub(crate) struct Cp {
     /// Keep owners and groups
     #[arg(short, long)]

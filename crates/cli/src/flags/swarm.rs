@@ -2,11 +2,14 @@
 
 use super::{ListFlags, RemoveFlags};
 use clap::{Args, Subcommand};
+use std::path::PathBuf;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Swarm {
-    /// Show the swarm's root certificate
-    Ca,
+    /// Write the whole swarm, encrypted, to a file
+    Backup(Backup),
+    /// Show the swarm's root certificate, or replace it
+    Ca(Ca),
     /// Start a new swarm
     Init(Box<Init>),
     /// Join a swarm
@@ -15,8 +18,76 @@ pub(crate) enum Swarm {
     JoinToken(JoinToken),
     /// Leave the swarm
     Leave(Leave),
+    /// Start a swarm of one manager from a backup
+    Restore(Restore),
+    /// Unlock this node's manager
+    Unlock,
+    /// Show and rotate the key that unlocks managers
+    UnlockKey(UnlockKey),
     /// Change settings of the swarm
     Update(Update),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// File with the passphrase; without it, the swarm's unlock key is used if there is one
+    #[arg(long)]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// File to write
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// File with the passphrase or unlock key of the backup
+    #[arg(long)]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Address other nodes reach this one at
+    #[arg(long, default_value = "")]
+    pub(crate) advertise_addr: String,
+    /// Address to listen on
+    #[arg(long, default_value = "0.0.0.0:2377")]
+    pub(crate) listen_addr: String,
+    /// Address or interface for traffic between containers
+    #[arg(long, default_value = "")]
+    pub(crate) data_path_addr: String,
+    /// File to read
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ca {
+    /// Replace the root certificate; without a certificate of yours a new one is made
+    #[arg(long)]
+    pub(crate) rotate: bool,
+    /// File with the root certificate to use from now on (PEM)
+    #[arg(long)]
+    pub(crate) ca_cert: Option<PathBuf>,
+    /// File with the key of that certificate (PEM)
+    #[arg(long)]
+    pub(crate) ca_key: Option<PathBuf>,
+    /// Validity of node certificates
+    #[arg(long)]
+    pub(crate) cert_expiry: Option<String>,
+    /// Signing endpoint outside the swarm
+    #[arg(long)]
+    pub(crate) external_ca: Vec<String>,
+    /// Do not wait until every node has moved
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// No progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UnlockKey {
+    /// Make a new key; the old one stops working
+    #[arg(long)]
+    pub(crate) rotate: bool,
+    /// Only the key
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Args, Debug)]
@@ -70,6 +141,9 @@ pub(crate) struct Settings {
     /// Old tasks to keep for each slot
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) task_history_limit: Option<i64>,
+    /// Signing endpoint outside the swarm
+    #[arg(long)]
+    pub(crate) external_ca: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -115,8 +189,8 @@ pub(crate) struct Leave {
 
 #[derive(Args, Debug)]
 pub(crate) struct Update {
-    /// Lock or unlock managers
-    #[arg(long)]
+    /// Whether managers are locked after a restart
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) autolock: Option<bool>,
     #[command(flatten)]
     pub(crate) settings: Settings,

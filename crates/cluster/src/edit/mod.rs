@@ -3,6 +3,7 @@
 
 mod cluster;
 mod facts;
+mod lock_out;
 mod network;
 mod node;
 mod renew;
@@ -12,6 +13,7 @@ mod service_check;
 
 pub use cluster::{Bootstrap, bootstrap, update_cluster};
 pub use facts::{join_node, node_ready, node_state, task_status};
+pub use lock_out::{is_locked_out, lock_out};
 pub use network::{create_network, remove_network};
 pub use node::{admit_manager, demote_others, has_quorum, remove_node, update_node};
 pub use renew::{update_config, update_secret};

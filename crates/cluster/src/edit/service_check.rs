@@ -3,11 +3,11 @@
 use super::invalid;
 use crate::plan::parse_constraints;
 use crate::store::Store;
+use skep_model::image::Reference;
 use skep_model::service::{
     EndpointMode, EndpointSpec, FailureAction, FileTarget, PublishMode, ServiceMode, ServiceSpec, TaskContainer,
     TaskResources, UpdateConfig,
 };
-use skep_model::image::Reference;
 use skep_model::{Error, Result, validate};
 use std::collections::BTreeMap;
 use std::time::Duration;

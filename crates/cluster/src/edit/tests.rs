@@ -229,16 +229,16 @@ fn values_out_of_range_are_refused_in_the_references_words() {
     check(&|spec| spec.mode = ServiceMode::Replicated { replicas: count }, "Number of replicas must be non-negative");
     let job = |max_concurrent, total_completions| ServiceMode::ReplicatedJob { max_concurrent, total_completions };
     check(&|spec| spec.mode = job(1, count), "Total completed jobs must not be negative");
-    check(&|spec| spec.task.resources.limit_nano_cpus = 999_999, "invalid cpu value 0.000999999: Must be at least 0.001");
+    check(
+        &|spec| spec.task.resources.limit_nano_cpus = 999_999,
+        "invalid cpu value 0.000999999: Must be at least 0.001",
+    );
     check(&|spec| spec.task.resources.reserve_nano_cpus = -1, "invalid cpu value -0.000000001: Must be at least 0.001");
     check(
         &|spec| spec.task.container.image = "Not A Reference".into(),
         "ContainerSpec: \"Not A Reference\" is not a valid repository/tag",
     );
-    check(
-        &|spec| spec.task.container.secrets.push(SecretReference::default()),
-        "malformed secret reference",
-    );
+    check(&|spec| spec.task.container.secrets.push(SecretReference::default()), "malformed secret reference");
     let nameless = || SecretReference { secret_id: "s".into(), secret_name: "s".into(), ..Default::default() };
     check(
         &|spec| spec.task.container.secrets.push(nameless()),

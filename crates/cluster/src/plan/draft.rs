@@ -209,7 +209,8 @@ impl<'a> Draft<'a> {
             }
         }
         let writes: Vec<Write> = removes.into_iter().chain(changes).chain(creates).collect();
-        let writes = if self.base.any_is_held(&writes) { in_order(self.base.clone(), writes, self.now) } else { writes };
+        let writes =
+            if self.base.any_is_held(&writes) { in_order(self.base.clone(), writes, self.now) } else { writes };
         let report = self.done.into_iter().chain(self.waiting).collect();
         Plan { writes, wake_at: self.wake_at, report }
     }

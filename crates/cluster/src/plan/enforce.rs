@@ -144,23 +144,45 @@ impl<'a> Left<'a> {
     }
 }
 
+/// Looks for tasks of a start-first service that lost the one that was to relieve them on
+/// their drained node, for whatever reason.
+pub(super) fn service(draft: &mut Draft<'_>, service: &Service) {
+    if !starts_first(service) {
+        return;
+    }
+    let drained = |task: &&Arc<Task>| {
+        let node = draft.store.node(task.node_id.as_str());
+        let drained = |node: &Node| reason(node, task, &BTreeSet::new()) == Some(Reason::Drained);
+        task.is_wanted() && node.is_some_and(|node| drained(node))
+    };
+    let tasks: Vec<Arc<Task>> = draft.store.tasks_of_service(service.id.as_str()).filter(drained).cloned().collect();
+    for task in tasks {
+        stays_until_relieved(draft, &task);
+    }
+}
+
+fn starts_first(service: &Service) -> bool {
+    let order = service.spec.update.as_ref().map(|config| config.order);
+    matches!(service.spec.mode, ServiceMode::Replicated { .. }) && order == Some(UpdateOrder::StartFirst)
+}
+
 /// Where a service starts first, a running task leaves a drained node when its successor
 /// runs elsewhere.
 fn stays_until_relieved(draft: &mut Draft<'_>, task: &Task) -> bool {
     let Some(service) = draft.store.service(task.service_id.as_str()).cloned() else { return false };
-    let replicated = matches!(service.spec.mode, ServiceMode::Replicated { .. }) && !service.pending_delete;
-    let order = service.spec.update.as_ref().map(|config| config.order);
     let running = task.status.state == TaskState::Running;
     let key = slot_key(task);
     let goes_on = after(&service, &key, task, draft.now) == Vacancy::Fill;
-    if !(replicated && running && goes_on && order == Some(UpdateOrder::StartFirst)) {
+    if !(starts_first(&service) && !service.pending_delete && running && goes_on) {
         return false;
     }
     let slot: Vec<Arc<Task>> =
         draft.store.tasks_of_service(service.id.as_str()).filter(|other| other.slot == task.slot).cloned().collect();
-    let successor = slot.iter().any(|other| other.id != task.id && other.is_wanted());
-    // One made from an older spec is replaced by the update, which starts first too.
-    if !successor && task.spec_version == service.spec_version {
+    // One that this plan tells to go may not hear of it: the next plan sees.
+    let stored = |other: &Task| draft.stored_task(other.id.as_str()).is_some_and(|stored| stored.is_wanted());
+    let successor = slot.iter().any(|other| other.id != task.id && (other.is_wanted() || stored(other)));
+    // An outdated one is relieved by one of the present spec, whatever the update's pace.
+    if !successor {
         relieve(draft, &service, &key, task, &slot);
     }
     draft.waiting(|| format!("task {} stays on drained node {} until its successor runs", task.id, task.node_id));

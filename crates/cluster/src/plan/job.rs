@@ -70,7 +70,8 @@ fn replicated(draft: &mut Draft<'_>, service: &Service, max_concurrent: u64, tot
         draft.waiting(|| format!("service {}: job: {done} of {total} completed", service.spec.name));
     }
     if given_up > 0 {
-        draft.waiting(|| format!("service {}: job: {given_up} tasks failed and are not tried again", service.spec.name));
+        draft
+            .waiting(|| format!("service {}: job: {given_up} tasks failed and are not tried again", service.spec.name));
     }
 }
 
@@ -116,8 +117,7 @@ fn standing(draft: &mut Draft<'_>, service: &Service, key: &SlotKey, slot: &Slot
 /// iteration, else the last of this one.
 fn predecessor(service: &Service, slot: &Slot) -> Option<Arc<Task>> {
     let leaving = slot.iter().rev().find(|task| is_leaving(task));
-    let present = |task: &&Arc<Task>| {
-        task.job_iteration == iteration(service) && task.desired_state != TaskState::Remove
-    };
+    let present =
+        |task: &&Arc<Task>| task.job_iteration == iteration(service) && task.desired_state != TaskState::Remove;
     leaving.or_else(|| slot.iter().rev().find(present)).cloned()
 }

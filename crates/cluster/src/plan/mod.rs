@@ -101,6 +101,7 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
 }
 
 fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>) {
+    enforce::service(draft, service);
     if let ServiceMode::Replicated { replicas } = service.spec.mode
         && !update::is_under_way(service)
         && slots::is_calm(&draft.store, service, replicas)

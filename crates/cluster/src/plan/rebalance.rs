@@ -6,18 +6,18 @@ use super::draft::Draft;
 use super::schedule::{Filters, Loads};
 use super::slots::{SlotKey, new_task};
 use super::update;
-use crate::command::{Object, Write};
+use crate::command::{Object, WRITES_PER_COMMAND_MAX, Write};
 use crate::ids::IdSource;
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::id::{NodeId, ServiceId, TaskId};
 use skep_model::service::{Service, ServiceMode};
 use skep_model::task::{Task, TaskState};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Moves of one request at most: each starts a container.
-const MOVES_MAX: usize = 1000;
+/// Moves of one request at most: all are one command, and each is two writes.
+const MOVES_MAX: usize = WRITES_PER_COMMAND_MAX / 2;
 /// Nodes with a load that differs by less are even.
 const DIFFERENCE_MIN: u32 = 2;
 
@@ -79,11 +79,10 @@ pub fn rebalance(store: &Store, only: Option<&ServiceId>, now: Timestamp, ids: &
             to,
         });
     }
-    // Two requests at a time must not move the same task twice: each service is written as
+    // A task must not be moved twice, nor when it has ended meanwhile: each is written as
     // it is, at the version that was looked at.
-    let moved: BTreeSet<&ServiceId> = found.moves.iter().map(|one| &one.service).collect();
-    let guards = moved.into_iter().filter_map(|id| store.service(id.as_str()));
-    let guards = guards.map(|service| Write::put(Object::Service(Box::new((**service).clone()))));
+    let old = found.moves.iter().filter_map(|one| store.task(one.task.as_str()));
+    let guards = old.map(|task| Write::put(Object::Task(Box::new((**task).clone()))));
     found.writes = guards.chain(draft.finish().writes).collect();
     found
 }
@@ -94,6 +93,9 @@ fn start_there(draft: &mut Draft<'_>, service: &Service, old: &Task, to: &NodeId
     task.node_id = to.clone();
     draft.put_task(task);
 }
+
+/// The nodes of each branch of one parent; a node without further labels is its own branch.
+type Siblings<'a> = BTreeMap<(&'a [String], usize), Vec<usize>>;
 
 /// How a replicated service is spread at the moment.
 struct Share {
@@ -152,7 +154,7 @@ impl Share {
         let levels = self.service.spec.task.placement.spread.len();
         (0..=levels).find_map(|level| {
             // Siblings are what has all labels before this level in common.
-            let mut families: BTreeMap<&[String], BTreeMap<(&[String], usize), Vec<usize>>> = BTreeMap::new();
+            let mut families: BTreeMap<&[String], Siblings<'_>> = BTreeMap::new();
             for (at, path) in self.paths.iter().enumerate() {
                 let own = if level < levels { (&path[..=level], 0) } else { (&path[..], at) };
                 families.entry(&path[..level]).or_default().entry(own).or_default().push(at);
@@ -171,8 +173,10 @@ impl Share {
             let open = nodes.iter().filter(|at| self.takes(loads, **at));
             open.min_by_key(|at| (self.counts[**at], loads.0[**at].active, **at)).copied()
         };
-        let fullest = siblings.iter().filter_map(|nodes| Some((total(nodes), source(nodes)?))).max_by_key(|(n, _)| *n)?;
-        let emptiest = siblings.iter().filter_map(|nodes| Some((total(nodes), target(nodes)?))).min_by_key(|(n, _)| *n)?;
+        let fullest =
+            siblings.iter().filter_map(|nodes| Some((total(nodes), source(nodes)?))).max_by_key(|(n, _)| *n)?;
+        let emptiest =
+            siblings.iter().filter_map(|nodes| Some((total(nodes), target(nodes)?))).min_by_key(|(n, _)| *n)?;
         (fullest.0 >= emptiest.0 + DIFFERENCE_MIN).then_some((fullest.1, emptiest.1))
     }
 
@@ -233,7 +237,10 @@ fn next_of_all(shares: &[Share], loads: &Loads) -> Option<(usize, usize, usize)>
                 break;
             }
             let fits = |share: &Share| {
-                share.suits[*from] && share.movable.contains_key(from) && share.takes(loads, *to) && share.stays_even(*from, *to)
+                share.suits[*from]
+                    && share.movable.contains_key(from)
+                    && share.takes(loads, *to)
+                    && share.stays_even(*from, *to)
             };
             if let Some(number) = shares.iter().position(fits) {
                 return Some((number, *from, *to));

@@ -62,7 +62,10 @@ fn constraints_limits_and_updates_are_respected() {
     world.update(&id, |spec| spec.task.force_update = 1);
     world.settle();
     let found = even_out(&mut world, Some(&id));
-    assert_eq!((found.moves.len(), found.skipped.as_slice()), (0, &["service heavy: it is being updated".to_owned()][..]));
+    assert_eq!(
+        (found.moves.len(), found.skipped.as_slice()),
+        (0, &["service heavy: it is being updated".to_owned()][..])
+    );
 }
 
 #[test]

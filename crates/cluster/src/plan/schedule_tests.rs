@@ -41,8 +41,7 @@ fn why(world: &mut World, spec: ServiceSpec) -> String {
 #[test]
 fn preferences_are_met_level_by_level() {
     let mut world = World::with_nodes(5);
-    for (node, zone, rack) in
-        [("n1", "a", "1"), ("n2", "a", "1"), ("n3", "a", "2"), ("n4", "b", "1"), ("n5", "b", "1")]
+    for (node, zone, rack) in [("n1", "a", "1"), ("n2", "a", "1"), ("n3", "a", "2"), ("n4", "b", "1"), ("n5", "b", "1")]
     {
         label(&mut world, node, &[("zone", zone), ("rack", rack)]);
     }
@@ -184,8 +183,7 @@ fn reasons_are_listed_by_how_many_nodes_they_keep_out() {
     describe(&mut world, "n3", |node| node.memory_bytes = 1 << 41);
     let task = world.store.tasks().next().unwrap().clone();
     world.settle();
-    let expect =
-        "no suitable node (scheduling constraints not satisfied on 2 nodes; insufficient resources on 1 node)";
+    let expect = "no suitable node (scheduling constraints not satisfied on 2 nodes; insufficient resources on 1 node)";
     assert_eq!(world.store.task(task.id.as_str()).unwrap().status.err, expect);
 }
 

@@ -4,12 +4,11 @@
 
 use super::draft::Draft;
 use super::slots::{
-    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_calm, is_current, new_task, node_is_eligible, slots, vacancy, wanted,
+    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_calm, is_current, new_task, node_is_eligible, slots,
+    vacancy, wanted,
 };
 use skep_model::Timestamp;
-use skep_model::service::{
-    FailureAction, Service, ServiceMode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
-};
+use skep_model::service::{FailureAction, Service, ServiceMode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
 use skep_model::task::{Task, TaskState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +93,10 @@ fn finish_pairs(draft: &mut Draft<'_>, service: &Service, slots: &BTreeMap<SlotK
 /// What is being replaced is to stop, even if the write that said so was lost.
 fn stop_replaced(draft: &mut Draft<'_>, slot: &Slot) {
     let replaced = wanted(slot).filter_map(|task| task.replaces.clone());
-    for old in replaced.collect::<Vec<_>>() {
+    // Who was to be relieved may go, whatever both were made from.
+    let running = wanted(slot).filter(|task| task.status.state == TaskState::Running);
+    let relieved = running.filter_map(|task| task.beside.clone());
+    for old in replaced.chain(relieved).collect::<Vec<_>>() {
         draft.desire(old.as_str(), TaskState::Shutdown);
     }
 }

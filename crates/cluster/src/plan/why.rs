@@ -56,7 +56,8 @@ pub fn why(store: &Store, service: &Service, now: Timestamp) -> Why {
     let tasks: Vec<&Arc<Task>> = store.tasks_of_service(service.id.as_str()).collect();
     let named = [format!("service {}:", service.spec.name), format!("service {} ", service.spec.name)];
     let about = |line: &&String| {
-        named.iter().any(|name| line.starts_with(name.as_str())) || tasks.iter().any(|task| line.contains(task.id.as_str()))
+        named.iter().any(|name| line.starts_with(name.as_str()))
+            || tasks.iter().any(|task| line.contains(task.id.as_str()))
     };
     let mut waiting: Vec<String> = report.iter().filter(about).cloned().collect();
     waiting.extend(given_up(store, service, now));
@@ -69,9 +70,8 @@ pub fn why(store: &Store, service: &Service, now: Timestamp) -> Why {
 fn summary(service: &Service, tasks: &[&Arc<Task>]) -> String {
     let running = tasks.iter().filter(|task| task.is_wanted() && task.status.state == TaskState::Running).count();
     let wanted = tasks.iter().filter(|task| task.is_wanted()).count();
-    let done = |task: &&&Arc<Task>| {
-        task.status.state == TaskState::Complete && task.job_iteration == iteration(service)
-    };
+    let done =
+        |task: &&&Arc<Task>| task.status.state == TaskState::Complete && task.job_iteration == iteration(service);
     let mut text = match service.spec.mode {
         ServiceMode::Replicated { replicas } => format!("{running} of {replicas} tasks run"),
         ServiceMode::Global => format!("{running} of {wanted} tasks run"),
@@ -112,7 +112,9 @@ fn given_up_slot(service: &Service, key: &SlotKey, slot: &Slot, now: Timestamp) 
     let Vacancy::Finished { until } = vacancy(service, key, slot, now) else { return None };
     let policy = &service.spec.task.restart;
     let cause = match (until, policy.condition) {
-        (Some(at), _) => format!("{} attempts were made; the next may begin at {}", policy.max_attempts, at.to_rfc3339()),
+        (Some(at), _) => {
+            format!("{} attempts were made; the next may begin at {}", policy.max_attempts, at.to_rfc3339())
+        }
         (None, RestartCondition::None) => "its restart condition is none".into(),
         (None, _) if last.status.state == TaskState::Complete => "it ended well".into(),
         (None, RestartCondition::OnFailure | RestartCondition::Any) => {

@@ -4,6 +4,7 @@
 use super::index::{network_in_use_name, node_addresses, service_addresses, service_ports, task_addresses};
 use super::{Holder, Store};
 use crate::command::Object;
+use skep_model::node::Node;
 use skep_model::service::{ClusterNetwork, Service, UpdateState};
 use skep_model::task::{Task, TaskState};
 use std::net::IpAddr;
@@ -17,7 +18,10 @@ impl Store {
                 let other = self.cluster().is_some_and(|present| present.id != cluster.id);
                 unless(other, || "there is a cluster object already".into())
             }
-            Object::Node(node) => self.check_addresses(&node_addresses(node), &Holder::Node(node.id.as_str().into())),
+            Object::Node(node) => {
+                self.check_certificate(old, node)?;
+                self.check_addresses(&node_addresses(node), &Holder::Node(node.id.as_str().into()))
+            }
             Object::Service(service) => {
                 let id = service.id.as_str();
                 let old = if let Some(Object::Service(old)) = old { Some(&**old) } else { None };
@@ -75,6 +79,16 @@ impl Store {
             }
             Object::Network(_) | Object::Cluster(_) | Object::Node(_) | Object::Service(_) => Ok(()),
         }
+    }
+
+    /// A manager whose store is behind may sign with a root that is not to be trusted any more.
+    /// Such a certificate is refused here, before it leaves that manager.
+    fn check_certificate(&self, old: Option<&Object>, new: &Node) -> Check {
+        let before = if let Some(Object::Node(old)) = old { old.certificate.issuer.as_str() } else { "" };
+        let issuer = new.certificate.issuer.as_str();
+        let signing = self.cluster().map_or("", |cluster| cluster.root_ca.signing_digest());
+        let stale = !issuer.is_empty() && issuer != before && !signing.is_empty() && issuer != signing;
+        unless(stale, || "the certificate is of a root that does not sign any more".into())
     }
 
     /// Users check this before they ask, but two may ask at the same time. A rollback goes

@@ -85,11 +85,22 @@ impl Store {
 
     fn apply_each(&mut self, command: &Command) -> Applied {
         let mut applied = Applied::default();
+        // Tasks are made because others of their service were told to end: if one of those words
+        // was overtaken, nothing new comes beside it before the service is planned again.
+        let mut overtaken = BTreeSet::new();
         for write in &command.writes {
-            match self.apply_write(write, command.at) {
-                Ok(()) => applied.changed.push(write.key()),
-                Err(_) => applied.dropped.push(write.key()),
+            let task = match write {
+                Write::Put { object: Object::Task(task), .. } => Some(task),
+                _ => None,
+            };
+            let is_new = task.is_some_and(|task| task.meta.version == 0);
+            let held = is_new && task.is_some_and(|task| overtaken.contains(&task.service_id));
+            if !held && self.apply_write(write, command.at).is_ok() {
+                applied.changed.push(write.key());
+                continue;
             }
+            applied.dropped.push(write.key());
+            overtaken.extend(task.map(|task| task.service_id.clone()));
         }
         applied
     }

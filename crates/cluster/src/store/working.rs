@@ -52,9 +52,8 @@ impl Store {
                 service_ports(service).into_iter().any(taken)
                     || self.held_by_other(&service_addresses(service), &Holder::Service(id.into()))
             }
-            Object::Network(network) => {
-                network_claims(network).is_some_and(|vni| self.vni_holder(vni).is_some_and(|id| id != network.id.as_str()))
-            }
+            Object::Network(network) => network_claims(network)
+                .is_some_and(|vni| self.vni_holder(vni).is_some_and(|id| id != network.id.as_str())),
             Object::Cluster(_) | Object::Secret(_) | Object::Config(_) => false,
         }
     }

@@ -36,11 +36,23 @@ pub(super) fn resources(service: &Node) -> Result<Json> {
         group.and_then(|group| group.get(key)).or_else(|| service.get(older).filter(|_| !older.is_empty())).cloned()
     };
     let mut limit = json!({});
-    set(&mut limit, "NanoCPUs", pick(limits, "cpus", "cpus").as_ref().map(units::nano_cpus).transpose()?.map(Json::from));
-    set(&mut limit, "MemoryBytes", pick(limits, "memory", "mem_limit").as_ref().map(units::bytes).transpose()?.map(Json::from));
+    set(
+        &mut limit,
+        "NanoCPUs",
+        pick(limits, "cpus", "cpus").as_ref().map(units::nano_cpus).transpose()?.map(Json::from),
+    );
+    set(
+        &mut limit,
+        "MemoryBytes",
+        pick(limits, "memory", "mem_limit").as_ref().map(units::bytes).transpose()?.map(Json::from),
+    );
     set(&mut limit, "Pids", pick(limits, "pids", "pids_limit").as_ref().map(Node::as_int).transpose()?.map(Json::from));
     let mut reservation = json!({});
-    set(&mut reservation, "NanoCPUs", pick(reservations, "cpus", "").as_ref().map(units::nano_cpus).transpose()?.map(Json::from));
+    set(
+        &mut reservation,
+        "NanoCPUs",
+        pick(reservations, "cpus", "").as_ref().map(units::nano_cpus).transpose()?.map(Json::from),
+    );
     set(
         &mut reservation,
         "MemoryBytes",
@@ -55,7 +67,8 @@ pub(super) fn resources(service: &Node) -> Result<Json> {
     }
     set(&mut reservation, "GenericResources", (!generic.is_empty()).then(|| generic.into()));
     let mut all = json!({});
-    let given = |group: Option<&Node>, value: &Json| group.is_some() || value.as_object().is_some_and(|o| !o.is_empty());
+    let given =
+        |group: Option<&Node>, value: &Json| group.is_some() || value.as_object().is_some_and(|o| !o.is_empty());
     set(&mut all, "Limits", given(limits, &limit).then_some(limit));
     set(&mut all, "Reservations", given(reservations, &reservation).then_some(reservation));
     Ok(all)
@@ -69,7 +82,9 @@ pub(super) fn restart_policy(service: &Node) -> Result<Option<Json>> {
     if let Some(policy) = service.get("deploy").and_then(|plan| plan.get("restart_policy")) {
         let condition = policy.text_of("condition");
         if !matches!(condition.as_str(), "" | "none" | "on-failure" | "any") {
-            return Err(policy.wrong(&format!("restart condition \"{condition}\" is not known: none, on-failure or any")));
+            return Err(
+                policy.wrong(&format!("restart condition \"{condition}\" is not known: none, on-failure or any"))
+            );
         }
         let mut wire = json!({ "Condition": condition });
         set(&mut wire, "Delay", policy.get("delay").map(units::duration_ns).transpose()?.map(Json::from));

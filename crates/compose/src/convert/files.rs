@@ -94,7 +94,12 @@ fn content(project: &Project, kind: Kind, key: &str, node: &Node, files: &dyn Fi
 ///
 /// # Errors
 /// One that is not defined, or two in one place.
-pub(super) fn references(project: &Project, kind: Kind, service: &Node, namespace: &Namespace<'_>) -> Result<Vec<Json>> {
+pub(super) fn references(
+    project: &Project,
+    kind: Kind,
+    service: &Node,
+    namespace: &Namespace<'_>,
+) -> Result<Vec<Json>> {
     let mut all: Vec<(String, Json)> = Vec::new();
     let mut targets = BTreeSet::new();
     for node in service.get(kind.section()).map_or(&[][..], Node::items) {
@@ -102,7 +107,9 @@ pub(super) fn references(project: &Project, kind: Kind, service: &Node, namespac
         let Some(defined) = project.object(kind.section(), &source) else {
             return Err(node.wrong(&format!("undefined {} \"{source}\"", kind.word())));
         };
-        let or = |key: &str, default: &str| Some(node.text_of(key)).filter(|t| !t.is_empty()).unwrap_or_else(|| default.to_owned());
+        let or = |key: &str, default: &str| {
+            Some(node.text_of(key)).filter(|t| !t.is_empty()).unwrap_or_else(|| default.to_owned())
+        };
         let target = or("target", &source);
         if !targets.insert(target.clone()) {
             return Err(node.wrong(&format!("duplicate {} target for {source} not allowed", kind.word())));

@@ -67,7 +67,8 @@ pub(super) fn attachments(
 }
 
 fn names(service: &Node) -> Vec<String> {
-    let named: Vec<String> = service.get("networks").into_iter().flat_map(Node::entries).map(|(name, _)| name.clone()).collect();
+    let named: Vec<String> =
+        service.get("networks").into_iter().flat_map(Node::entries).map(|(name, _)| name.clone()).collect();
     // A network without settings is null, which `entries` gives too.
     if named.is_empty() { vec![DEFAULT.to_owned()] } else { named }
 }

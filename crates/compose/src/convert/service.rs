@@ -20,8 +20,9 @@ pub(super) fn convert(project: &Project, key: &str, namespace: &Namespace<'_>) -
     labels.insert(IMAGE_LABEL.into(), image.clone().into());
 
     let health = node.get("healthcheck").map(health_check).transpose()?;
-    let has_health_check =
-        health.as_ref().is_some_and(|health| health["Test"].as_array().is_some_and(|test| !test.is_empty() && test[0] != "NONE"));
+    let has_health_check = health
+        .as_ref()
+        .is_some_and(|health| health["Test"].as_array().is_some_and(|test| !test.is_empty() && test[0] != "NONE"));
     let mut task = json!({
         "ContainerSpec": container(project, node, namespace, health)?,
         "Resources": deploy::resources(node)?,
@@ -29,9 +30,12 @@ pub(super) fn convert(project: &Project, key: &str, namespace: &Namespace<'_>) -
         "Networks": networks::attachments(project, key, node, namespace)?,
     });
     set(&mut task, "RestartPolicy", deploy::restart_policy(node)?);
-    set(&mut task, "LogDriver", node.get("logging").map(|logging| {
-        json!({"Name": logging.text_of("driver"), "Options": texts(logging.get("options"))})
-    }));
+    set(
+        &mut task,
+        "LogDriver",
+        node.get("logging")
+            .map(|logging| json!({"Name": logging.text_of("driver"), "Options": texts(logging.get("options"))})),
+    );
 
     let mut spec = json!({
         "Name": namespace.scope(key),

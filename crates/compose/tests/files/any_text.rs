@@ -1,6 +1,8 @@
 //! Whatever stands in a file, in a variable or on standard input: an answer within limits,
 //! never a panic.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a test may measure time")]
+
 use crate::common::Memory;
 use proptest::prelude::*;
 use skep_compose::{Input, Request, load};
@@ -32,11 +34,64 @@ fn read(text: &str, dotenv: &str) -> Option<String> {
 /// Pieces that mean something to a compose file, in any order.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
-        "services:", "\n", "\n  ", "\n    ", "\n      ", "web:", "db:", "image: x", "image: ${A:-b}", "ports:", "- ", "80:80",
-        "'80-90:1-11'", "{", "}", "[", "]", ", ", ": ", "&a ", "*a", "<<: ", "!reset ", "!override ", "extends: ", "web",
-        "include: [f.yml]", "volumes:", "v:/v", "deploy:", "replicas: 1e9", "environment:", "A=${E?x}", "$", "${", "}", "\"",
-        "'", "|", ">", "---", "depends_on: [db]", "secrets:", "networks:", "healthcheck:", "interval: 1h", "\t", "# c", "ünï",
-        "cpus: -1", "mode: 0777", "name: ", "external: ", "true", "null", "99999999999999999999", "x-a: ", "profiles: [a]",
+        "services:",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "\n      ",
+        "web:",
+        "db:",
+        "image: x",
+        "image: ${A:-b}",
+        "ports:",
+        "- ",
+        "80:80",
+        "'80-90:1-11'",
+        "{",
+        "}",
+        "[",
+        "]",
+        ", ",
+        ": ",
+        "&a ",
+        "*a",
+        "<<: ",
+        "!reset ",
+        "!override ",
+        "extends: ",
+        "web",
+        "include: [f.yml]",
+        "volumes:",
+        "v:/v",
+        "deploy:",
+        "replicas: 1e9",
+        "environment:",
+        "A=${E?x}",
+        "$",
+        "${",
+        "}",
+        "\"",
+        "'",
+        "|",
+        ">",
+        "---",
+        "depends_on: [db]",
+        "secrets:",
+        "networks:",
+        "healthcheck:",
+        "interval: 1h",
+        "\t",
+        "# c",
+        "ünï",
+        "cpus: -1",
+        "mode: 0777",
+        "name: ",
+        "external: ",
+        "true",
+        "null",
+        "99999999999999999999",
+        "x-a: ",
+        "profiles: [a]",
     ]);
     prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
@@ -90,11 +145,20 @@ fn texts_that_try_to_take_long() {
         format!("services: {{w: {{image: '{}'}}}}", "${B:-".repeat(300_000)),
         format!("services: {{w: {{image: {long}, command: {long}}}}}"),
         format!("services: {{w: {{image: x, ports: [{}]}}}}", "'1-60000:1-60000',".repeat(1000)),
-        format!("services: {{w: {{image: x, ports: [{{target: 1, published: 1-65535}}{}]}}}}", ",{target: 1, published: 1-65535}".repeat(500)),
-        format!("services:\n{}", (0..50_000).map(|n| format!("  s{n}: {{image: x, depends_on: [s{}]}}\n", n + 1)).collect::<String>()),
+        format!(
+            "services: {{w: {{image: x, ports: [{{target: 1, published: 1-65535}}{}]}}}}",
+            ",{target: 1, published: 1-65535}".repeat(500)
+        ),
+        format!(
+            "services:\n{}",
+            (0..50_000).map(|n| format!("  s{n}: {{image: x, depends_on: [s{}]}}\n", n + 1)).collect::<String>()
+        ),
         format!("{long}: 1"),
         format!("services: {{w: {{image: x, {long}: 1}}}}"),
-        format!("services: {{w: {{image: x, cap_add: [{0}]}}}}\n---\nservices: {{w: {{image: x, cap_add: [{0}]}}}}\n", (0..60_000).map(|n| format!("c{n},")).collect::<String>()),
+        format!(
+            "services: {{w: {{image: x, cap_add: [{0}]}}}}\n---\nservices: {{w: {{image: x, cap_add: [{0}]}}}}\n",
+            (0..60_000).map(|n| format!("c{n},")).collect::<String>()
+        ),
         "x: |\n".to_owned() + &" line\n".repeat(400_000),
     ] {
         read(&text, "");

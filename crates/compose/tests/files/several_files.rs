@@ -55,7 +55,10 @@ fn extends_within_and_across_files() {
     let w = container(&files, &["/p/f.yml"], "w");
     assert_eq!((&w["Image"], &w["Env"]), (&json!("b"), &json!(["A=1", "B=2"])));
     let far = container(&files, &["/p/f.yml"], "far");
-    assert_eq!((&far["Image"], &far["User"], &far["Env"]), (&json!("d"), &json!("u"), &json!(["OUT=outside", "X=\"1\""])));
+    assert_eq!(
+        (&far["Image"], &far["User"], &far["Env"]),
+        (&json!("d"), &json!("u"), &json!(["OUT=outside", "X=\"1\""]))
+    );
     assert_eq!(far["Mounts"][0]["Source"], "/p/sub/data");
 }
 
@@ -163,7 +166,10 @@ fn profiles_choose_services() {
 fn what_is_not_honoured_is_listed() {
     let text = "services: {a: {image: x, build: ., links: [b], container_name: n, networks: {default: {ipv4_address: 1.2.3.4}}}}";
     let project = project(&[("/p/f.yml", text)], &["/p/f.yml"], &[]).unwrap();
-    assert_eq!(project.ignored().collect::<Vec<_>>(), ["build", "container_name", "links", "networks.default.ipv4_address"]);
+    assert_eq!(
+        project.ignored().collect::<Vec<_>>(),
+        ["build", "container_name", "links", "networks.default.ipv4_address"]
+    );
 }
 
 #[test]

@@ -78,15 +78,20 @@ impl Inner {
         let run_dir = self.run_dir(&info.id);
         let started = shim::read_started(&run_dir);
         let alive = started.as_ref().is_some_and(|s| process::is_alive(s.shim_pid, s.shim_start_ticks));
+        // A shim writes the record and then hands over the last output: it may live on for a moment.
+        let record = shim::read_exit(&run_dir);
         match started {
-            Some(started) if alive => {
+            Some(started) if alive && record.is_none() => {
                 self.take_over(container, started).await;
                 true
             }
             started => {
                 let claims_to_run = info.state.status.is_running() || info.state.status == ContainerStatus::Removing;
                 if claims_to_run || started.is_some() {
-                    let exit = shim::read_exit(&run_dir).unwrap_or_else(shim::lost);
+                    let exit = record.unwrap_or_else(shim::lost);
+                    if let Some(started) = started.as_ref().filter(|_| alive) {
+                        container.lock().await.last_shim = Some((started.shim_pid, started.shim_start_ticks));
+                    }
                     if let Some(started) = started
                         && process::is_alive(started.pid, started.pid_start_ticks)
                     {

@@ -12,6 +12,7 @@ mod swarm;
 
 use crate::dispatch::Tunnels;
 use crate::edit::edit;
+use crate::lock::Settled;
 use crate::raft::{Member, Replicator};
 use names::resolve;
 use skep_cluster::Store;
@@ -28,8 +29,8 @@ use skep_model::{Result, Timestamp};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-pub(crate) use swarm::fresh_token;
 pub use orchestrate::{Move, Moves, TaskReason, Why};
+pub(crate) use swarm::fresh_token;
 pub use swarm::{JoinTokens, RotateFlags};
 
 /// Handle to the manager on this node. Cheap to clone.
@@ -39,12 +40,13 @@ pub struct Control {
     node_id: NodeId,
     /// How this manager is reached.
     own: Member,
+    locks: watch::Receiver<Settled>,
     tunnels: Tunnels,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, own: Member, tunnels: Tunnels) -> Self {
-        Self { replicator, node_id: own.node_id.clone(), own, tunnels }
+    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>, tunnels: Tunnels) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, locks, tunnels }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.
@@ -52,8 +54,9 @@ impl Control {
         self.replicator.store().version()
     }
 
+    /// Those that were removed are not shown, though their tasks may take a while to stop.
     pub fn services(&self) -> Vec<Arc<Service>> {
-        self.store().services().cloned().collect()
+        self.store().services().filter(|service| !service.pending_delete).cloned().collect()
     }
 
     pub fn service(&self, name: &str) -> Result<Arc<Service>> {
@@ -111,9 +114,11 @@ impl Control {
     }
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
-        self.edit(|store, _, _| {
+        self.edit(|store, now, _| {
             let id = self.find_node(store, name)?.id.clone();
-            Ok(((), decide::remove_node(store, &id, force)?))
+            let mut writes = decide::remove_node(store, &id, force)?;
+            writes.extend(decide::lock_out(store, &id, now));
+            Ok(((), writes))
         })
         .await
     }
@@ -207,7 +212,8 @@ impl Control {
 
 fn find_service<'a>(store: &'a Store, name: &str) -> Result<&'a Arc<Service>> {
     let named = |service: &Arc<Service>, name: &str| service.spec.name == name;
-    resolve("service", name, store.services(), |service| service.id.as_str(), named)
+    let services = store.services().filter(|service| !service.pending_delete);
+    resolve("service", name, services, |service| service.id.as_str(), named)
 }
 
 fn find_network<'a>(store: &'a Store, name: &str) -> Result<&'a Arc<ClusterNetwork>> {

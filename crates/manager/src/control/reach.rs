@@ -56,8 +56,8 @@ fn find(store: &Store, name: &str) -> Result<Arc<Task>> {
 
 fn is_named(store: &Store, task: &Task, name: &str) -> bool {
     let Some(rest) = name.strip_prefix(task.service_name.as_str()) else { return false };
-    if rest == "" || task.slot_name() == name || task.container_name() == name {
-        return rest != "";
+    if rest.is_empty() || task.slot_name() == name || task.container_name() == name {
+        return !rest.is_empty();
     }
     let host = store.node(task.node_id.as_str()).map(|node| node.description.hostname.as_str());
     task.public_slot() == 0 && host.is_some_and(|host| rest.strip_prefix('.') == Some(host))

@@ -1,12 +1,16 @@
 //! The swarm's own settings and join tokens.
 
 use super::Control;
+use crate::raft::now;
+use crate::{backup, lock, rotation};
 use skep_cluster::command::{Object, Write};
 use skep_cluster::edit as decide;
-use skep_identity::{JoinToken, RootDigest};
-use skep_model::cluster::{Cluster, ClusterSpec, RootCa};
+use skep_identity::{IdentityError, Issuer, JoinToken, RootDigest};
+use skep_model::cluster::{Cluster, ClusterSpec, RootCa, SecretBytes};
+use skep_model::node::NodeDescription;
 use skep_model::{Error, Result};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// `rotate*` flags of `swarm update`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +31,8 @@ impl Control {
     /// The swarm, without the key of its root certificate.
     pub fn cluster(&self) -> Result<Arc<Cluster>> {
         let mut cluster = Cluster::clone(&*self.full_cluster()?);
-        cluster.root_ca.key_pem.clear();
+        cluster.root_ca = cluster.root_ca.without_keys();
+        cluster.unlock_key = SecretBytes::default();
         Ok(Arc::new(cluster))
     }
 
@@ -37,22 +42,56 @@ impl Control {
         Ok(JoinTokens { worker: worker_token.clone(), manager: manager_token.clone() })
     }
 
-    /// `update out of sequence` when `version` is not the present one.
-    pub async fn update_cluster(&self, version: u64, spec: ClusterSpec, rotate: RotateFlags) -> Result<()> {
-        if spec.auto_lock_managers || rotate.unlock_key {
-            return Err(Error::not_implemented("locking managers is not supported yet"));
-        }
-        if spec.ca_force_rotate != self.full_cluster()?.spec.ca_force_rotate {
-            return Err(Error::not_implemented("rotating the root certificate is not supported yet"));
-        }
-        self.edit(|store, _, _| {
-            let mut writes = decide::update_cluster(store, version, spec.clone())?;
-            if rotate.worker_token || rotate.manager_token {
-                rotate_tokens(&mut writes, rotate)?;
-            }
-            Ok(((), writes))
+    /// Text of the key that unlocks managers, `None` when they are not locked. A secret.
+    pub fn unlock_key(&self) -> Result<Option<String>> {
+        Ok(lock::unlock_key_of(&*self.full_cluster()?)?.map(|key| key.to_text()))
+    }
+
+    /// All that is replicated at this moment, in one file: sealed with the passphrase, or without
+    /// one with the swarm's unlock key.
+    pub async fn backup(&self, passphrase: Option<String>) -> Result<Vec<u8>> {
+        // An empty command orders this after everything that was acknowledged before.
+        self.replicator.propose(Vec::new(), false).await?;
+        let store = self.store();
+        let written = tokio::task::spawn_blocking(move || backup::write(&store, passphrase.as_deref(), now())).await;
+        written.map_err(|e| Error::internal(format!("writing the backup died: {e}")))?
+    }
+
+    /// What a node tells of itself when it trusts and is certified as the swarm wants it: only
+    /// the fields about certificates are filled in.
+    pub fn trust(&self) -> Result<NodeDescription> {
+        let root_ca = &self.full_cluster()?.root_ca;
+        let signing_pem = root_ca.rotation.as_ref().map_or(&root_ca.cert_pem, |rotation| &rotation.cert_pem);
+        let issuer = Issuer::of_root(signing_pem)?;
+        Ok(NodeDescription {
+            trust_root_pem: root_ca.trust_pem(),
+            cert_issuer_subject_der: issuer.subject_der,
+            cert_issuer_public_key_der: issuer.public_key_der,
+            ..NodeDescription::default()
         })
-        .await
+    }
+
+    /// `update out of sequence` when `version` is not the present one. A change of the lock is
+    /// on this manager's disk when it returns; the other managers follow.
+    pub async fn update_cluster(&self, version: u64, mut spec: ClusterSpec, rotate: RotateFlags) -> Result<()> {
+        let signing_key = std::mem::take(&mut spec.signing_ca_key);
+        let signing_key = Zeroizing::new(String::from_utf8(signing_key.0).map_err(|_| IdentityError::Key)?);
+        let lock_version = self
+            .edit(|store, _, _| {
+                let mut writes = decide::update_cluster(store, version, spec.clone())?;
+                let mut lock_version = 0;
+                for write in &mut writes {
+                    if let Write::Put { object: Object::Cluster(cluster), .. } = write {
+                        rotate_tokens(&mut cluster.root_ca, rotate)?;
+                        lock::settle_key(cluster, rotate.unlock_key)?;
+                        rotation::begin_now(cluster, &signing_key)?;
+                        lock_version = cluster.unlock_key_version;
+                    }
+                }
+                Ok((lock_version, writes))
+            })
+            .await?;
+        lock::wait_settled(&self.locks, lock_version).await
     }
 
     fn full_cluster(&self) -> Result<Arc<Cluster>> {
@@ -60,18 +99,13 @@ impl Control {
     }
 }
 
-/// Fresh tokens in the cluster object that is about to be written.
-fn rotate_tokens(writes: &mut [Write], rotate: RotateFlags) -> Result<()> {
-    for write in writes {
-        if let Write::Put { object: Object::Cluster(cluster), .. } = write {
-            let root_ca = &mut cluster.root_ca;
-            if rotate.worker_token {
-                root_ca.worker_token = fresh_token(&root_ca.cert_pem)?;
-            }
-            if rotate.manager_token {
-                root_ca.manager_token = fresh_token(&root_ca.cert_pem)?;
-            }
-        }
+/// Fresh tokens; their digest is the present root's.
+fn rotate_tokens(root_ca: &mut RootCa, rotate: RotateFlags) -> Result<()> {
+    if rotate.worker_token {
+        root_ca.worker_token = fresh_token(&root_ca.cert_pem)?;
+    }
+    if rotate.manager_token {
+        root_ca.manager_token = fresh_token(&root_ca.cert_pem)?;
     }
     Ok(())
 }

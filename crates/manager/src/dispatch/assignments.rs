@@ -40,15 +40,20 @@ pub(crate) async fn stream(
         forget(&mut changes);
         let store = inner.replicator.store().snapshot();
         let wanted = assignments(&store, node);
+        let network_differs = complete || wanted.network != sent.set.network;
         if let Some(message) = sent.message(wanted, store.index(), complete) {
+            if network_differs {
+                inner.progress.sent(node, &session.id, store.index());
+            }
             permit.send(Ok(message));
             complete = false;
         }
+        inner.progress.looked_at(node, &session.id, store.index());
         drop(store);
         tokio::select! {
             () = sender.closed() => return,
             () = ended(inner, session) => return,
-            () = relevant_change(inner, node, &sent, &mut changes) => {}
+            () = relevant_change(inner, node, session, &sent, &mut changes) => {}
         }
     }
 }
@@ -58,15 +63,22 @@ fn forget(changes: &mut broadcast::Receiver<Changes>) {
     while !matches!(changes.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
 }
 
-async fn relevant_change(inner: &Inner, node: &NodeId, sent: &Sent, changes: &mut broadcast::Receiver<Changes>) {
+async fn relevant_change(
+    inner: &Inner,
+    node: &NodeId,
+    session: &Session,
+    sent: &Sent,
+    changes: &mut broadcast::Receiver<Changes>,
+) {
     loop {
         match changes.recv().await {
             Ok(Changes::All) | Err(RecvError::Lagged(_)) => return,
-            Ok(Changes::Keys(keys)) => {
+            Ok(Changes::Keys(index, keys)) => {
                 let store = inner.replicator.store().snapshot();
                 if keys.iter().any(|key| sent.depends_on(key, &store, node)) {
                     return;
                 }
+                inner.progress.looked_at(node, &session.id, index);
             }
             Err(RecvError::Closed) => std::future::pending().await,
         }

@@ -3,6 +3,7 @@
 
 mod assignments;
 mod heartbeat;
+mod progress;
 mod session;
 mod sessions;
 mod status;
@@ -11,6 +12,7 @@ mod tunnels;
 use crate::access::Caller;
 use crate::edit::{edit, status_of};
 use crate::raft::Replicator;
+use progress::Progress;
 use sessions::Sessions;
 use skep_cluster::edit::{node_ready, node_state};
 use skep_model::id::NodeId;
@@ -20,8 +22,9 @@ use skep_model::{Error, Result as ModelResult};
 use skep_proto::LEADER_METADATA;
 use skep_proto::codec::decode;
 use skep_proto::dispatcher::{
-    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, SessionMessage, SessionRequest,
-    TunnelPiece, TunnelRequest, TunnelRequestsRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+    AssignmentsMessage, AssignmentsRequest, AwaitNetworkRequest, AwaitNetworkResponse, HeartbeatRequest,
+    HeartbeatResponse, ReportNetworkRequest, ReportNetworkResponse, SessionMessage, SessionRequest, TunnelPiece,
+    TunnelRequest, TunnelRequestsRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
 use status::Report;
 use std::sync::Arc;
@@ -39,6 +42,8 @@ pub(crate) use tunnels::Tunnels;
 const STREAM_QUEUE_MAX: usize = 2;
 /// Statuses in one request.
 const UPDATES_PER_REQUEST_MAX: usize = 1000;
+/// One question about the network is held open this long; it may be asked again.
+const NETWORK_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Requests with statuses that wait for the next command.
 const REPORTS_QUEUE_MAX: usize = 256;
 
@@ -52,6 +57,7 @@ struct Inner {
     replicator: Replicator,
     sessions: Sessions,
     tunnels: Tunnels,
+    progress: Progress,
     reports: mpsc::Sender<Report>,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -77,6 +83,7 @@ pub(crate) fn new(
         replicator,
         sessions: Sessions::default(),
         tunnels,
+        progress: Progress::default(),
         reports: sender,
         streams: TaskTracker::new(),
         stop,
@@ -89,10 +96,18 @@ impl DispatcherLoop {
     /// Runs until the manager stops; an error means that it must.
     pub(crate) async fn run(self) -> Result<(), Error> {
         let inner = &self.inner;
-        tokio::try_join!(
-            heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
-            status::run(&inner.replicator, self.reports, &inner.stop),
-        )?;
+        let work = async {
+            tokio::try_join!(
+                heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
+                status::run(&inner.replicator, self.reports, &inner.stop),
+            )
+        };
+        tokio::select! {
+            ended = work => ended.map(drop)?,
+            // Wherever they are: a write may wait for a majority that does not come.
+            () = inner.stop.cancelled() => {}
+        }
+        inner.sessions.clear();
         inner.streams.close();
         inner.streams.wait().await;
         Ok(())
@@ -123,15 +138,41 @@ impl Inner {
 
     /// The agent closed its session's stream: it went away, or the connection did.
     async fn session_closed(&self, node: &NodeId, session_id: &str) {
-        if self.stop.is_cancelled() || !self.sessions.is_current(node, session_id) || !self.replicator.is_leader() {
+        if self.stop.is_cancelled() || !self.replicator.is_leader() {
             return;
         }
         let decide = |store: &skep_cluster::Store, _, _: &mut dyn skep_cluster::ids::IdSource| {
-            Ok(((), node_state(store, node, NodeState::Disconnected, "")?))
+            // It may be back already; what that writes is newer, also when this is decided again.
+            let is_gone = self.sessions.is_current(node, session_id) && store.node(node.as_str()).is_some();
+            let writes = if is_gone { node_state(store, node, NodeState::Disconnected, "")? } else { Vec::new() };
+            Ok(((), writes))
         };
         if let Err(error) = edit(&self.replicator, decide).await {
             tracing::warn!(%node, %error, "cannot record that a node disconnected");
         }
+    }
+
+    /// Whether every node that is not down has, within a limit, the network state that
+    /// results from the store at an index.
+    async fn everybody_has(&self, index: u64) -> bool {
+        let mut reports = self.progress.reports();
+        let until = Instant::now() + NETWORK_WAIT_MAX;
+        loop {
+            reports.borrow_and_update();
+            if self.all_have(&self.replicator.store().snapshot(), index) {
+                return true;
+            }
+            match tokio::time::timeout_at(until, reports.changed()).await {
+                Ok(Ok(())) => {}
+                // The sender lives as long as we do: it is the time that is over.
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
+    }
+
+    fn all_have(&self, store: &skep_cluster::Store, index: u64) -> bool {
+        let mut alive = store.nodes().filter(|node| node.status.state != NodeState::Down);
+        alive.all(|node| self.progress.has(&node.id, index))
     }
 
     /// Only the leader serves agents; the others say where it is.
@@ -258,6 +299,33 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
     ) -> Result<Response<Self::ReachNodeStream>, Status> {
         self.inner.check_leader()?;
         self.inner.tunnels.serve_follower(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn report_network(
+        &self,
+        request: Request<ReportNetworkRequest>,
+    ) -> Result<Response<ReportNetworkResponse>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let request = request.into_inner();
+        self.inner.sessions.get(&node, &request.session_id)?;
+        self.inner.progress.applied(&node, &request.session_id, request.generation);
+        Ok(Response::new(ReportNetworkResponse {}))
+    }
+
+    async fn await_network(
+        &self,
+        request: Request<AwaitNetworkRequest>,
+    ) -> Result<Response<AwaitNetworkResponse>, Status> {
+        self.inner.check_leader()?;
+        let (node, _) = caller_of(&request)?;
+        let request = request.into_inner();
+        let session = self.inner.sessions.get(&node, &request.session_id)?;
+        let reached = tokio::select! {
+            reached = self.inner.everybody_has(request.generation) => reached,
+            () = session::ended(&self.inner, &session) => return Err(Status::unavailable("the session has ended")),
+        };
+        Ok(Response::new(AwaitNetworkResponse { reached }))
     }
 }
 

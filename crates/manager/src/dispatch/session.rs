@@ -70,7 +70,7 @@ pub(crate) async fn ended(inner: &Inner, session: &Session) {
 
 /// The cluster, this node, a manager, or a node that is gone and may have been one.
 fn matters(change: &Changes, store: &Store, node: &NodeId) -> bool {
-    let Changes::Keys(keys) = change else { return true };
+    let Changes::Keys(_, keys) = change else { return true };
     keys.iter().any(|key| match key.kind {
         Kind::Cluster => true,
         Kind::Node if key.id == node.as_str() => true,
@@ -92,7 +92,7 @@ fn message(inner: &Inner, store: &Store, node: &NodeId, session: &Session) -> Op
         session_id: session.id.clone(),
         node: encode(node.as_ref()),
         managers,
-        root_ca_pem: cluster.root_ca.cert_pem.clone(),
+        root_ca_pem: cluster.root_ca.trust_pem(),
         heartbeat_period_ms: u64::try_from(cluster.spec.heartbeat_period.as_millis()).unwrap_or(u64::MAX),
     })
 }

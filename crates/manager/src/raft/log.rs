@@ -81,6 +81,30 @@ impl LogStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Shows every entry, with its index, that is on disk; one that cannot be read as an error.
+    /// Ends with the first error of `show`.
+    pub(crate) fn each<E>(
+        &self,
+        mut show: impl FnMut(u64, io::Result<Entry>) -> Result<(), E>,
+    ) -> io::Result<Result<(), E>> {
+        let mut open: Option<(u64, Vec<u8>)> = None;
+        for item in &self.inner.entries {
+            let (key, chunk) = item?;
+            let index = index_of(&key)?;
+            match &mut open {
+                Some((current, record)) if *current == index => record.extend_from_slice(&chunk),
+                _ => {
+                    if let Some((done, record)) = open.replace((index, chunk.to_vec()))
+                        && let Err(error) = show(done, self.inner.decode(done, &record))
+                    {
+                        return Ok(Err(error));
+                    }
+                }
+            }
+        }
+        Ok(open.map_or(Ok(()), |(done, record)| show(done, self.inner.decode(done, &record))))
+    }
+
     /// Its `changed` fails once the last handle is dropped and the files are closed.
     pub(crate) fn closed(&self) -> watch::Receiver<()> {
         self.inner.open.subscribe()

@@ -22,6 +22,8 @@ use tonic::Status;
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A member whose last answer is older is shown as unreachable.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+/// Leadership goes only to one that is surely there.
+const HEIR_ANSWERED_WITHIN: Duration = Duration::from_millis(300);
 /// How long a change of the members may take to be committed.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another manager may take to come forward as leader.
@@ -95,10 +97,14 @@ impl Replicator {
 
     /// On the leader: the members that answered lately, itself included.
     pub(crate) fn reachable(&self) -> BTreeSet<u64> {
+        self.answered_within(REACHABLE_WITHIN)
+    }
+
+    fn answered_within(&self, age: Duration) -> BTreeSet<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let answered = metrics.heartbeat.iter().flatten();
-        let lately = answered.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < REACHABLE_WITHIN));
+        let lately = answered.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < age));
         lately.map(|(id, _)| *id).chain([self.raft_id()]).collect()
     }
 
@@ -146,7 +152,7 @@ impl Replicator {
 
     /// The voter that answers, is to stay a manager, and has most of the log.
     pub(crate) fn heir(&self) -> Option<u64> {
-        let (reachable, store) = (self.reachable(), self.store.snapshot());
+        let (reachable, store) = (self.answered_within(HEIR_ANSWERED_WITHIN), self.store.snapshot());
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();

@@ -2,6 +2,7 @@
 
 mod anew;
 mod compact;
+mod dump;
 mod epoch;
 mod flush;
 mod leadership;
@@ -10,6 +11,7 @@ mod machine;
 mod members;
 mod network;
 mod seal;
+mod seed;
 mod service;
 mod snapshot;
 #[cfg(test)]
@@ -31,7 +33,7 @@ use service::Proposed;
 use skep_cluster::command::{Command, Write};
 use skep_cluster::ids::IdSource;
 use skep_cluster::store::{Applied, Rejection};
-use skep_identity::Identity;
+use skep_identity::{Identity, Vault};
 use skep_model::id::NodeId;
 use skep_model::{Error, Timestamp};
 use snapshot::SnapshotFile;
@@ -43,6 +45,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use types::{Outcome, Proposal, RaftHandle};
 
+pub use dump::DumpSummary;
+pub(crate) use dump::dump;
 pub(crate) use leadership::Leadership;
 pub(crate) use members::{Members, NotAdmitted};
 pub(crate) use network::RAFT_MESSAGE_BYTES_MAX;
@@ -50,9 +54,11 @@ pub(crate) use seal::write_atomic;
 pub(crate) use service::RaftService;
 pub(crate) use types::Member;
 
-/// Election and heartbeat for managers in one data centre: a new leader within a second.
+/// Election and heartbeat for managers in one data centre: a new leader within a second. The
+/// longest timeout is also the leader's lease, before which nobody stands for election; the
+/// wide range keeps two from standing at once.
 const HEARTBEAT_INTERVAL_MS: u64 = 60;
-const ELECTION_TIMEOUT_MIN_MS: u64 = 200;
+const ELECTION_TIMEOUT_MIN_MS: u64 = 100;
 const ELECTION_TIMEOUT_MAX_MS: u64 = 350;
 /// Time to send a whole snapshot.
 const SNAPSHOT_TIMEOUT_MS: u64 = 60_000;
@@ -122,10 +128,10 @@ pub(crate) struct Replicator {
 impl Replicator {
     /// Opens the folder `dir` (made if missing) and starts Raft, as member `new_raft_id` if the
     /// folder is new.
-    pub(crate) async fn open(dir: &Path, new_raft_id: u64, identity: Identity) -> Result<Self, Error> {
+    pub(crate) async fn open(dir: &Path, vault: &Vault, new_raft_id: u64, identity: Identity) -> Result<Self, Error> {
         let failed = |e: std::io::Error| Error::internal(format!("cannot open the Raft log in {}: {e}", dir.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        let seal = Seal::open_or_create(&dir.join("data.key")).map_err(failed)?;
+        let seal = Seal::of(vault)?;
         let log = LogStore::open(&dir.join("log"), seal.clone()).map_err(failed)?;
         let log_closed = log.closed();
         let raft_id = members::own_raft_id(dir, new_raft_id).map_err(failed)?;
@@ -141,10 +147,9 @@ impl Replicator {
     }
 
     /// Makes the manager of the folder `dir`, which does not run, the only member of its swarm.
-    pub(crate) async fn make_anew(dir: &Path, own: Member) -> Result<(), Error> {
+    pub(crate) async fn make_anew(dir: &Path, vault: &Vault, own: Member) -> Result<(), Error> {
         let failed = |e: std::io::Error| Error::internal(format!("cannot make the swarm anew: {e}"));
-        let seal = Seal::open_or_create(&dir.join("data.key")).map_err(failed)?;
-        anew::make_anew(dir, seal, own).await.map_err(failed)
+        anew::make_anew(dir, Seal::of(vault)?, own).await.map_err(failed)
     }
 
     /// Makes this the first and only member.

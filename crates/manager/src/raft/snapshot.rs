@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn as_many_old_snapshots_stay_as_are_wanted() {
         let dir = tempfile::tempdir().unwrap();
-        let seal = Seal::open_or_create(&dir.path().join("data.key")).unwrap();
+        let seal = Seal::of(&skep_identity::Vault::new(dir.path().join("data.key"))).unwrap();
         let file = SnapshotFile::new(dir.path(), seal);
         let check = |index: u64, kept: usize, expect: &[u64]| {
             file.write(&SnapshotMeta::default(), b"store").unwrap();

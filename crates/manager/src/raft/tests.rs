@@ -24,7 +24,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
 }
 
 fn open(dir: &Path) -> (LogStore, Machine) {
-    let seal = Seal::open_or_create(&dir.join("data.key")).unwrap();
+    let seal = Seal::of(&skep_identity::Vault::new(dir.join("data.key"))).unwrap();
     let log = LogStore::open(&dir.join("log"), seal.clone()).unwrap();
     let (machine, _) = Machine::open(SnapshotFile::new(dir, seal)).unwrap();
     (log, machine)

@@ -7,15 +7,15 @@ use skep_manager::{Control, Manager, ManagerConfig, SwarmInit};
 use skep_model::Timestamp;
 use skep_model::node::{NodeDescription, Platform};
 use skep_model::service::{ServiceMode, ServiceSpec};
-use skep_model::task::{Task, TaskState, TaskStatus};
+use skep_model::task::{Task, TaskContainerStatus, TaskState, TaskStatus};
 use skep_proto::ca::IssueNodeCertificateRequest;
 use skep_proto::ca::node_ca_client::NodeCaClient;
 use skep_proto::codec::{decode, encode};
 use skep_proto::dispatcher::assignment_change::{Action, Item};
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{
-    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest, TaskStatusUpdate,
-    UpdateTaskStatusRequest,
+    AssignmentsMessage, AssignmentsRequest, AwaitNetworkRequest, HeartbeatRequest, ReportNetworkRequest,
+    SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -33,6 +33,7 @@ pub fn config(dir: &Path) -> ManagerConfig {
         state_dir: dir.to_owned(),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
         advertise_addr: String::new(),
+        vault: ManagerConfig::vault_of(dir),
     }
 }
 
@@ -168,7 +169,11 @@ impl Agent {
 
     /// Takes the next assignments message.
     pub async fn next(&mut self) {
-        let message = tokio::time::timeout(DEADLINE, self.assignments.message()).await.expect("no assignments came");
+        tokio::time::timeout(DEADLINE, self.next_whenever()).await.expect("no assignments came");
+    }
+
+    async fn next_whenever(&mut self) {
+        let message = self.assignments.message().await;
         let message = message.unwrap().expect("the assignments ended");
         assert!(message.results_in >= self.generation, "the generation went back");
         if message.kind == 1 {
@@ -203,12 +208,34 @@ impl Agent {
     pub async fn report(&mut self, reports: &[(&str, TaskState)]) -> Result<(), Status> {
         let update = |(id, state): &(&str, TaskState)| {
             let timestamp = Timestamp::from_chrono(chrono::Utc::now());
-            let status = TaskStatus { state: *state, timestamp, ..TaskStatus::default() };
+            let container = Some(TaskContainerStatus { container_id: (*id).into(), ..Default::default() });
+            let status = TaskStatus { state: *state, timestamp, container, ..TaskStatus::default() };
             TaskStatusUpdate { task_id: (*id).to_owned(), status: encode(&status) }
         };
         let updates = reports.iter().map(update).collect();
         let request = UpdateTaskStatusRequest { session_id: self.session_id.clone(), updates };
         self.client.update_task_status(request).await.map(|_| ())
+    }
+
+    /// Says that the kernel is as was last said.
+    pub async fn report_network(&mut self) {
+        let request = ReportNetworkRequest { session_id: self.session_id.clone(), generation: self.generation };
+        self.client.report_network(request).await.unwrap();
+    }
+
+    /// Takes and acknowledges every message.
+    pub async fn follow(&mut self) -> std::convert::Infallible {
+        loop {
+            self.report_network().await;
+            self.next_whenever().await;
+        }
+    }
+
+    /// Whether all nodes have followed to this agent's generation, asked on its own.
+    pub fn ask_network(&self) -> tokio::task::JoinHandle<bool> {
+        let request = AwaitNetworkRequest { session_id: self.session_id.clone(), generation: self.generation };
+        let mut client = self.client.clone();
+        tokio::spawn(async move { client.await_network(request).await.unwrap().into_inner().reached })
     }
 
     /// Says of every task that it is as far as it is wanted to be.

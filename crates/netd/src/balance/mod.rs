@@ -7,6 +7,7 @@ pub mod nftables;
 use crate::BalancerChoice;
 use crate::kernel;
 use crate::nft::table::Table;
+use crate::rules::ingress::IngressPort;
 use ipvs::table::Services;
 use skep_model::error::{Error, Result};
 use skep_model::netstate::DesiredService;
@@ -23,6 +24,10 @@ pub trait Balancer: Send + Sync {
 
     /// What IPVS is to have there; `None` when it is not used.
     fn balanced(&self, services: &[&DesiredService]) -> Option<Services>;
+
+    /// What IPVS is to have on the host for the routing mesh's ports, of which `hops` lead
+    /// to other nodes; `None` when the packet rules balance them.
+    fn mesh(&self, ports: &[IngressPort], hops: &[IpAddr]) -> Option<Services>;
 
     /// Sysctls that must be so where it balances.
     fn settings(&self) -> &'static [(&'static str, &'static str)];

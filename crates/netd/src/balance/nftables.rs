@@ -4,6 +4,7 @@ use super::Balancer;
 use super::ipvs::table::Services;
 use crate::nft::table::Table;
 use crate::rules;
+use crate::rules::ingress::IngressPort;
 use skep_model::netstate::DesiredService;
 use std::net::IpAddr;
 
@@ -19,6 +20,10 @@ impl Balancer for Nftables {
     }
 
     fn balanced(&self, _services: &[&DesiredService]) -> Option<Services> {
+        None
+    }
+
+    fn mesh(&self, _ports: &[IngressPort], _hops: &[IpAddr]) -> Option<Services> {
         None
     }
 

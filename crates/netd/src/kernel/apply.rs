@@ -1,5 +1,6 @@
 //! Carries out operations; a failure is returned, never hidden, and the rest goes on.
 
+use crate::balance::ipvs::table::SeenBalancing;
 use crate::diff::Op;
 use crate::kernel::netlink::Request;
 use crate::kernel::netns::Namespace;
@@ -117,6 +118,19 @@ impl Kernel {
     /// What the kernel says.
     pub fn namespace_inode(&self, path: &std::path::Path) -> io::Result<Option<u64>> {
         Namespace::open(path)?.map(|namespace| namespace.inode()).transpose()
+    }
+
+    /// What IPVS has in a place; `None` when there is none of either.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn balanced(&mut self, id: &PlaceId) -> io::Result<Option<SeenBalancing>> {
+        let balanced = match self.place(id)? {
+            Some(place) => ipvs::read(place, true),
+            None => Ok(None),
+        };
+        self.others.clear();
+        balanced
     }
 
     fn path(&self, id: &PlaceId) -> PathBuf {

@@ -261,6 +261,11 @@ impl Rule {
         .compare(true, &ADDRESS_TYPE_LOCAL.to_ne_bytes())
     }
 
+    /// The packet's mark has this value in the masked bits.
+    pub fn mark_is(self, value: u32, mask: u32) -> Self {
+        self.meta(META_MARK, 0).mask(&mask.to_ne_bytes()).compare(true, &value.to_ne_bytes())
+    }
+
     /// The packet carries a mark.
     pub fn is_marked(self) -> Self {
         self.meta(META_MARK, 0).compare(false, &[0; 4])

@@ -5,6 +5,7 @@
 //! containers there are.
 
 use super::ingress::{self, IngressPort};
+use super::marked;
 use super::{
     PRIORITY_DESTINATION_NAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SOURCE_NAT, address_of, address_port,
     protocol_port_key,
@@ -28,12 +29,13 @@ const INTERNAL: &str = "internal";
 const PUBLISH: &str = "publish";
 
 /// The host's table; `None` when there is nothing to rule. `mesh` are the other nodes that the
-/// mesh leads to, `None` when this node is not on it.
+/// mesh leads to, `None` when this node is not on it; with `marked`, IPVS balances the ports.
 pub fn table<'a>(
     networks: impl Iterator<Item = &'a DesiredNetwork>,
     published: impl Iterator<Item = &'a DesiredEndpoint>,
     ingress: &[IngressPort],
     mesh: Option<&BTreeSet<Peer>>,
+    marked: bool,
 ) -> Option<Table> {
     let bridges: Vec<Bridge<'_>> = networks.filter_map(Bridge::of).collect();
     if bridges.is_empty() && ingress.is_empty() && mesh.is_none() {
@@ -43,7 +45,10 @@ pub fn table<'a>(
     add_bridge_sets(&bridges, &mut table);
     add_published(published, &mut table);
     ingress::add_ports(ingress, &mut table);
-    add_base_chains(&bridges, mesh.is_some(), &mut table);
+    if marked {
+        marked::add(ingress, &mut table);
+    }
+    add_base_chains(&bridges, mesh.is_some(), marked, &mut table);
     if let Some(peers) = mesh {
         ingress::add_mesh(peers, &mut table);
     }
@@ -141,18 +146,25 @@ fn published_element(
     }
 }
 
-fn add_base_chains(bridges: &[Bridge<'_>], mesh: bool, table: &mut Table) {
+fn add_base_chains(bridges: &[Bridge<'_>], mesh: bool, marked: bool, table: &mut Table) {
     let jump = || Rule::new().destination_is_local().verdict(&Verdict::Jump(PUBLISH.into()));
     let mut prerouting = if mesh { ingress::prerouting_rules() } else { Vec::new() };
     prerouting.push(jump());
+    let mut output = vec![jump()];
+    let mut publish = publish_rules();
+    // What comes in stays for IPVS then.
+    if marked { &mut output } else { &mut publish }.push(ingress::publish_rule());
     let chains: BTreeMap<&str, Chain> = [
-        (PUBLISH, Chain::plain(publish_rules())),
+        (PUBLISH, Chain::plain(publish)),
         ("raw", Chain::at("filter", HOOK_PREROUTING, PRIORITY_RAW, vec![loopback_guard()])),
         ("prerouting", Chain::at("nat", HOOK_PREROUTING, PRIORITY_DESTINATION_NAT, prerouting)),
-        ("output", Chain::at("nat", HOOK_OUTPUT, PRIORITY_DESTINATION_NAT, vec![jump()])),
-        ("input", Chain::at("filter", HOOK_INPUT, PRIORITY_FILTER, ingress::input_rules(mesh))),
+        ("output", Chain::at("nat", HOOK_OUTPUT, PRIORITY_DESTINATION_NAT, output)),
+        ("input", Chain::at("filter", HOOK_INPUT, PRIORITY_FILTER, ingress::input_rules(mesh, marked))),
         ("forward", Chain::at("filter", HOOK_FORWARD, PRIORITY_FILTER, forward_rules(mesh))),
-        ("postrouting", Chain::at("nat", HOOK_POSTROUTING, PRIORITY_SOURCE_NAT, postrouting_rules(bridges, mesh))),
+        (
+            "postrouting",
+            Chain::at("nat", HOOK_POSTROUTING, PRIORITY_SOURCE_NAT, postrouting_rules(bridges, mesh, marked)),
+        ),
     ]
     .into();
     table.chains.extend(chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)));
@@ -185,9 +197,7 @@ fn publish_rules() -> Vec<Rule> {
             .destination_nat(family, true);
         [exact, any]
     };
-    let mut rules: Vec<Rule> = [Family::V4, Family::V6].into_iter().flat_map(translate).collect();
-    rules.push(ingress::publish_rule());
-    rules
+    [Family::V4, Family::V6].into_iter().flat_map(translate).collect()
 }
 
 fn forward_rules(mesh: bool) -> Vec<Rule> {
@@ -208,17 +218,18 @@ fn forward_rules(mesh: bool) -> Vec<Rule> {
     rules
 }
 
-fn postrouting_rules(bridges: &[Bridge<'_>], mesh: bool) -> Vec<Rule> {
+fn postrouting_rules(bridges: &[Bridge<'_>], mesh: bool, marked: bool) -> Vec<Rule> {
     let mut rules = vec![Rule::new().source_in(loopback()).load_oif_name(0).in_set(BRIDGES).masquerade()];
     if mesh {
-        rules.extend(ingress::postrouting_rules());
+        rules.extend(ingress::postrouting_rules(marked));
     }
     for bridge in bridges {
         for subnet in &bridge.network.subnets {
             // A container that comes back to its own bridge by a published port: the
             // answer must take the same way back.
-            rules
-                .push(Rule::new().source_in(subnet.net).oif_is(bridge.name).ct_status_any(CT_STATUS_DNAT).masquerade());
+            let comes_back = || Rule::new().source_in(subnet.net).oif_is(bridge.name);
+            rules.push(comes_back().ct_status_any(CT_STATUS_DNAT).masquerade());
+            rules.extend(marked.then(|| marked::is_balanced(comes_back()).masquerade()));
             if bridge.masquerade && !bridge.network.internal {
                 rules.push(Rule::new().source_in(subnet.net).oif_is_not(bridge.name).masquerade());
             }

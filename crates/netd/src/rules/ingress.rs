@@ -1,7 +1,7 @@
 //! The routing mesh's share of the host's table: published ports spread over tasks here
 //! and on other nodes, and the way back of what came through the tunnel.
 
-use super::{address_port, protocol_port_key};
+use super::{PRIORITY_MANGLE, address_port, protocol_port_key};
 use crate::nft::expression::{
     CT_ESTABLISHED, CT_NEW, CT_RELATED, CT_STATUS_DNAT, Family, PROTOCOL_TCP, Rule, Verdict, octets,
 };
@@ -16,7 +16,6 @@ const INGRESS: &str = "ingress";
 const INGRESS_HERE: &str = "ingress_here";
 const INGRESS_PORTS: &str = "ingress_ports";
 const STATIONS: &str = "mesh_stations";
-const PRIORITY_MANGLE: i32 = -150;
 /// After the translation of sources.
 const PRIORITY_LAST: i32 = 300;
 
@@ -36,6 +35,8 @@ pub struct IngressPort {
     pub everywhere: Vec<Target>,
     /// For what comes from other nodes: it ends here.
     pub here: Vec<Target>,
+    /// Tasks here that are told to stop.
+    pub draining: Vec<Target>,
 }
 
 /// Adds the maps of all ports.
@@ -78,7 +79,7 @@ fn add_balancer(chain: &str, targets: &[Target], table: &mut Table) -> Option<Va
 
 /// For connections to this host's addresses that did not come through the tunnel.
 pub(super) fn publish_rule() -> Rule {
-    Rule::new().load_protocol(0).load_destination_port(1).map_verdict(INGRESS)
+    Rule::new().destination_is_local().load_protocol(0).load_destination_port(1).map_verdict(INGRESS)
 }
 
 /// What came through the tunnel goes to a task here, or nowhere.
@@ -93,9 +94,10 @@ pub(super) fn prerouting_rules() -> Vec<Rule> {
 /// What arrives here was not led to a task: a mesh port without a backend. The reserving
 /// socket would let the client wait; a refusal is better. Nothing else comes in by the tunnel
 /// but answers to what this host itself asked.
-pub(super) fn input_rules(mesh: bool) -> Vec<Rule> {
+pub(super) fn input_rules(mesh: bool, marked: bool) -> Vec<Rule> {
     let reserved = || Rule::new().load_protocol(0).load_destination_port(1).in_set(INGRESS_PORTS);
-    let mut rules = vec![reserved().protocol_is(PROTOCOL_TCP).reject_tcp_reset(), reserved().reject_port_unreachable()];
+    let mut rules: Vec<Rule> = marked.then(super::marked::input_rule).into_iter().collect();
+    rules.extend([reserved().protocol_is(PROTOCOL_TCP).reject_tcp_reset(), reserved().reject_port_unreachable()]);
     if mesh {
         let answers = CT_ESTABLISHED | CT_RELATED;
         rules.push(Rule::new().iif_is(MESH_TUNNEL).ct_state_any(answers).verdict(&Verdict::Accept));
@@ -157,16 +159,13 @@ fn last_rules() -> Vec<Rule> {
 
 /// Another node's own connection may be led back to that node, which would take a packet
 /// with its own source for a forgery.
-pub(super) fn postrouting_rules() -> Vec<Rule> {
+pub(super) fn postrouting_rules(marked: bool) -> Vec<Rule> {
     let family = Family::V4;
-    let from_node = Rule::new()
-        .oif_is(MESH_TUNNEL)
-        .family_is(family)
-        .source_in_set(family, nodes_set(family))
-        .ct_status_any(CT_STATUS_DNAT)
-        .masquerade();
+    let from_node = || Rule::new().oif_is(MESH_TUNNEL).family_is(family).source_in_set(family, nodes_set(family));
     let from_loopback = Rule::new().source_in(super::host::loopback()).oif_is(MESH_TUNNEL).masquerade();
-    vec![from_node, from_loopback]
+    let mut rules = vec![from_node().ct_status_any(CT_STATUS_DNAT).masquerade(), from_loopback];
+    rules.extend(marked.then(|| super::marked::is_balanced(from_node()).masquerade()));
+    rules
 }
 
 fn nodes_set(family: Family) -> &'static str {

@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod ingress;
+mod marked;
 pub mod overlay;
 pub mod resolver;
 
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 
 /// Priorities of the base chains, by nftables' names.
 const PRIORITY_RAW: i32 = -300;
+const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;

@@ -48,9 +48,9 @@ fn port_of(
     draining.sort_unstable();
     remote.sort_unstable();
     // Other nodes may send for a moment what they think is still welcome here.
-    let here = if local.is_empty() { draining } else { local.clone() };
+    let here = if local.is_empty() { draining.clone() } else { local.clone() };
     local.extend(remote);
-    IngressPort { published_port, protocol: port.protocol, everywhere: local, here }
+    IngressPort { published_port, protocol: port.protocol, everywhere: local, here, draining }
 }
 
 /// Where a task's container answers on the gateway bridge.

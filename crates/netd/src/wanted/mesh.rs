@@ -69,6 +69,11 @@ impl<'a> Mesh<'a> {
         Some(Self { network, vni, port, own, number: number_of(network, own)?, peers: peers.collect() })
     }
 
+    /// The hop addresses of all other nodes.
+    pub fn hops(&self) -> Vec<IpAddr> {
+        self.peers.iter().map(|peer| hop(peer.number).into()).collect()
+    }
+
     /// The hop address of the node with this address on the mesh's network, if it is known.
     pub fn hop_of(&self, node_address: IpAddr) -> Option<IpAddr> {
         let number = number_of(self.network, node_address)?;

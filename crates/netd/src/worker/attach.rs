@@ -2,9 +2,10 @@
 //! they are about.
 
 use super::{Cause, Scope, Worker};
+use crate::balance::ipvs::table::Services;
 use crate::diff::{self, Op};
 use crate::nft::table;
-use crate::plan::PlaceId;
+use crate::plan::{PlaceId, SeenPlace, WantedPlace};
 use crate::ports::{self, Holder};
 use crate::wanted;
 use skep_model::error::{Error, Result};
@@ -117,7 +118,8 @@ impl Worker {
     /// Makes the host's table right by the difference to what it was left at, or, when
     /// somebody changed it, to what it is.
     fn update_host_rules(&mut self) -> Result<()> {
-        let want = self.read(wanted::host_rules);
+        let (want, balanced) = self.read(|desired| wanted::host_rules(desired, self.balancer.as_ref()));
+        self.update_balanced(balanced)?;
         let changes = table::difference(want.as_ref(), self.tables.get(&PlaceId::Host));
         if changes.is_empty() {
             return Ok(());
@@ -133,6 +135,22 @@ impl Worker {
         let failures = self.converge(Scope::Networks, Cause::Drift);
         match failures.into_iter().find(|(op, _)| matches!(op, Op::Rules { place: PlaceId::Host, .. })) {
             Some((op, reason)) => Err(Error::internal(format!("{op}: {reason}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Worker {
+    /// What IPVS has on the host is read each time: it is a handful of services.
+    fn update_balanced(&mut self, balanced: Option<Services>) -> Result<()> {
+        if balanced.is_none() {
+            return Ok(());
+        }
+        let have = SeenPlace { balanced: self.kernel.balanced(&PlaceId::Host)?, ..SeenPlace::default() };
+        let want = WantedPlace { balanced, ..WantedPlace::default() };
+        let ops = diff::balancing(&PlaceId::Host, &want, &have);
+        match self.kernel.apply(&ops).into_iter().next() {
+            Some((op, error)) => Err(Error::internal(format!("{op}: {error}"))),
             None => Ok(()),
         }
     }

@@ -7,7 +7,9 @@ mod bad_input;
 mod crash;
 mod engine;
 mod images;
+mod locked;
 mod network;
+mod orchestration;
 mod other;
 mod stack;
 mod swarm;
@@ -32,10 +34,12 @@ fn main() {
             images::SCENARIOS,
             network::SCENARIOS,
             swarm::SCENARIOS,
+            orchestration::SCENARIOS,
             tasks::SCENARIOS,
             stack::SCENARIOS,
             verbs::SCENARIOS,
             bad_input::SCENARIOS,
+            locked::SCENARIOS,
         ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
@@ -44,8 +48,8 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in stack::OWN {
-        trials.push(trial(&Client::skep(), name, *run));
+    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat() {
+        trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }

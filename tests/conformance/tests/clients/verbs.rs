@@ -39,9 +39,25 @@ fn copying_in_and_out(host: &mut Host) -> Result<()> {
     }
     let listing = host.ok(&["exec", "box", "sh", "-c", "find /tmp /opt | sort"])?;
     let expect = [
-        "/opt", "/opt/sub", "/opt/sub/inner", "/opt/sub/link", "/tmp", "/tmp/dir", "/tmp/dir/sub", "/tmp/dir/sub/inner",
-        "/tmp/dir/sub/link", "/tmp/file", "/tmp/new", "/tmp/new/sub", "/tmp/new/sub/inner", "/tmp/new/sub/link", "/tmp/renamed",
-        "/tmp/renamed-dir", "/tmp/renamed-dir/sub", "/tmp/renamed-dir/sub/inner", "/tmp/renamed-dir/sub/link",
+        "/opt",
+        "/opt/sub",
+        "/opt/sub/inner",
+        "/opt/sub/link",
+        "/tmp",
+        "/tmp/dir",
+        "/tmp/dir/sub",
+        "/tmp/dir/sub/inner",
+        "/tmp/dir/sub/link",
+        "/tmp/file",
+        "/tmp/new",
+        "/tmp/new/sub",
+        "/tmp/new/sub/inner",
+        "/tmp/new/sub/link",
+        "/tmp/renamed",
+        "/tmp/renamed-dir",
+        "/tmp/renamed-dir/sub",
+        "/tmp/renamed-dir/sub/inner",
+        "/tmp/renamed-dir/sub/link",
     ];
     ensure!(listing.lines().collect::<Vec<_>>() == expect, "{listing}");
 
@@ -49,7 +65,10 @@ fn copying_in_and_out(host: &mut Host) -> Result<()> {
     host.ok(&["cp", "box:/tmp/new", &at("out")])?;
     host.ok(&["cp", "box:/tmp/new/.", &at("out")])?;
     host.ok(&["cp", "box:/tmp/renamed", &at("out/single")])?;
-    ensure!(fs::read_to_string(at("out/sub/inner"))? == "inner\n" && fs::read_to_string(at("out/new/sub/inner"))? == "inner\n");
+    ensure!(
+        fs::read_to_string(at("out/sub/inner"))? == "inner\n"
+            && fs::read_to_string(at("out/new/sub/inner"))? == "inner\n"
+    );
     ensure!(fs::read_link(at("out/sub/link"))?.to_string_lossy() == "inner");
     ensure!(fs::read_to_string(at("out/single"))? == "hello\n");
 
@@ -105,13 +124,16 @@ fn counters_and_disk_usage(host: &mut Host) -> Result<()> {
     ensure!(fields.len() == 4 && fields[0] == "box" && fields[1] == "1", "{row}");
     ensure!(fields[2].ends_with('%') && fields[3].contains("iB / "), "{row}");
 
-    ensure!(host.ok(&["update", "--memory", "64m", "--pids-limit", "20", "--restart", "always", "box"])?.starts_with("box"));
+    ensure!(
+        host.ok(&["update", "--memory", "64m", "--pids-limit", "20", "--restart", "always", "box"])?.starts_with("box")
+    );
     let seen = host.inspect(&["inspect", "box"])?;
     ensure!(seen["HostConfig"]["Memory"] == 64 << 20, "{seen}");
     ensure!(seen["HostConfig"]["PidsLimit"] == 20 && seen["HostConfig"]["RestartPolicy"]["Name"] == "always", "{seen}");
 
     let table = host.ok(&["system", "df"])?;
-    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split("  ").filter(|w| !w.is_empty()).map(str::trim).collect()).collect();
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split("  ").filter(|w| !w.is_empty()).map(str::trim).collect()).collect();
     ensure!(rows[0] == ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], "{table}");
     ensure!(rows[1][..3] == ["Images", "1", "1"] && rows[2][..3] == ["Containers", "1", "1"], "{table}");
     host.ok(&["rm", "-f", "box"])?;

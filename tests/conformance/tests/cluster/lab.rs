@@ -7,8 +7,18 @@ use std::fs;
 use std::time::Duration;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "machines_are_apart", options: || Options::for_test(3), run: machines_are_apart, every_client: false },
-    Scenario { name: "cables_can_be_cut", options: || Options::for_test(3), run: cables_can_be_cut, every_client: false },
+    Scenario {
+        name: "machines_are_apart",
+        options: || Options::for_test(3),
+        run: machines_are_apart,
+        every_client: false,
+    },
+    Scenario {
+        name: "cables_can_be_cut",
+        options: || Options::for_test(3),
+        run: cables_can_be_cut,
+        every_client: false,
+    },
     Scenario {
         name: "a_power_cut_drops_what_was_not_synced",
         options: || Options::for_test(1).images(512),
@@ -79,7 +89,11 @@ fn a_power_cut_drops_what_was_not_synced(lab: &mut Lab) -> Result<()> {
     let node = lab.node(1);
     node.import_busybox()?;
     let id = node.ok(&["run", "-d", "--name", "lives", "busybox", "sleep", "1000"])?;
-    node.inside_ok(&["sh", "-c", "echo synced > /var/lib/a; sync /var/lib/a; echo not > /var/lib/b; echo here > /run/c"])?;
+    node.inside_ok(&[
+        "sh",
+        "-c",
+        "echo synced > /var/lib/a; sync /var/lib/a; echo not > /var/lib/b; echo here > /run/c",
+    ])?;
     node.inside_ok(&["ip", "link", "add", "left", "type", "bridge"])?;
     for round in 1..=2 {
         node.power_off()?;

@@ -31,7 +31,18 @@ fn main() {
     // Each trial runs several daemons; more at once than cores only adds noise.
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
-    for scenario in [course::SCENARIOS, upgrade::SCENARIOS, failover::SCENARIOS, power::SCENARIOS, members::SCENARIOS, reach::SCENARIOS, lab::SCENARIOS].into_iter().flatten() {
+    for scenario in [
+        course::SCENARIOS,
+        upgrade::SCENARIOS,
+        failover::SCENARIOS,
+        power::SCENARIOS,
+        members::SCENARIOS,
+        reach::SCENARIOS,
+        lab::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
+    {
         trials.push(trial(&Client::debian_docker(), scenario));
         if scenario.every_client {
             trials.push(trial(&Client::skep(), scenario));
@@ -44,7 +55,8 @@ fn trial(client: &Client, scenario: &'static Scenario) -> Trial {
     let client = client.clone();
     Trial::test(format!("{}::{}", client.label, scenario.name), move || {
         let mut lab = Lab::up(&(scenario.options)().client(&client)).map_err(failed)?;
-        (scenario.run)(&mut lab).map_err(|error| Failed::from(format!("{error:#}\n\nthe daemons' logs:\n{}", lab.logs())))
+        (scenario.run)(&mut lab)
+            .map_err(|error| Failed::from(format!("{error:#}\n\nthe daemons' logs:\n{}", lab.logs())))
     })
 }
 

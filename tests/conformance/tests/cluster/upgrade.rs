@@ -44,7 +44,8 @@ fn daemons_are_upgraded_under_their_tasks(lab: &mut Lab) -> Result<()> {
     let manager = lab.node(1);
     create(manager, "web", &["--replicas", "10", "busybox", "sleep", "100000"])?;
     let before = settled(manager, "web", 10)?;
-    let containers = || -> Result<Vec<String>> { lab.nodes().iter().map(|node| node.ok(&["ps", "-q", "--no-trunc"])).collect() };
+    let containers =
+        || -> Result<Vec<String>> { lab.nodes().iter().map(|node| node.ok(&["ps", "-q", "--no-trunc"])).collect() };
     let held = containers()?;
 
     // Another file, as an upgrade puts there: the network daemon must be replaced too.
@@ -79,8 +80,8 @@ fn daemons_are_upgraded_under_their_tasks(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Requests of each update in a normal run.
-const REQUESTS: u64 = 4_000;
+/// Requests of each update at least.
+const REQUESTS: u64 = 3_500;
 const REPLICAS: usize = 8;
 
 /// Waits for the end of an update; gives its state.
@@ -92,39 +93,55 @@ fn updated(node: &Node) -> Result<String> {
     })
 }
 
+/// Images that must never see a request: one whose program is not there, one that is never healthy.
+const BROKEN: [(&str, &str); 2] = [
+    ("nothing-to-run", "FROM busybox\nCMD [\"/nosuch\"]\n"),
+    (
+        "never-healthy",
+        "FROM busybox\nHEALTHCHECK --interval=100ms --timeout=1s --retries=2 CMD false\n\
+         CMD [\"sleep\", \"100000\"]\n",
+    ),
+];
+
 fn rolling_updates_fail_no_request(lab: &mut Lab) -> Result<()> {
     formed(lab, 1)?;
     let node = lab.node(1);
     node.build_whoami()?;
-    let context = node.scratch().join("broken");
-    std::fs::create_dir_all(&context)?;
-    std::fs::write(context.join("Dockerfile"), "FROM busybox\nCMD [\"false\"]\n")?;
-    node.ok(&["build", "-t", "broken", &context.to_string_lossy()])?;
+    for (name, dockerfile) in BROKEN {
+        let context = node.scratch().join(name);
+        std::fs::create_dir_all(&context)?;
+        std::fs::write(context.join("Dockerfile"), dockerfile)?;
+        node.ok(&["build", "-t", name, &context.to_string_lossy()])?;
+    }
     let replicas = REPLICAS.to_string();
     let args = ["--replicas", &replicas, "-p", "8080:80", "--update-parallelism", "2", "--update-monitor", "200ms"];
     let more = ["--update-failure-action", "rollback", "--restart-delay", "100ms", "whoami"];
     create(node, "web", &[args.as_slice(), &more].concat())?;
     settled(node, "web", REPLICAS)?;
-    let requests = rounds(1) as u64 * REQUESTS;
     for order in ["stop-first", "start-first"] {
-        let update = |args: &[&str]| -> Result<String> {
-            let head = ["service", "update", "--detach", "--no-resolve-image", "--update-order", order];
-            node.ok(&[head.as_slice(), args, &["web"]].concat())?;
-            updated(node)
-        };
-        let load = Load::start(lab, &node.address(), 8080)?;
-        let state = update(&["--env-add", &format!("WHOAMI_NAME={order}")])?;
-        ensure!(state == "completed", "{state}");
-        settled(node, "web", REPLICAS)?;
-        let done = load.finish(requests).with_context(|| format!("a {order} update"))?;
-        let load = Load::start(lab, &node.address(), 8080)?;
-        let state = update(&["--image", "broken"])?;
-        ensure!(state == "rollback_completed", "{state}");
-        settled(node, "web", REPLICAS)?;
-        let image = node.ok(&["service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "web"])?;
-        ensure!(image.starts_with("whoami"), "{image}");
-        let more = load.finish(requests).with_context(|| format!("a {order} update to a broken image"))?;
-        say(&format!("{order}: 0 of {} requests failed during an update and a rollback", done + more));
+        let name = format!("WHOAMI_NAME={order}");
+        under_load(lab, order, &["--env-add", &name], "completed")?;
+        for (image, _) in BROKEN {
+            under_load(lab, order, &["--image", image], "rollback_completed")?;
+        }
     }
+    Ok(())
+}
+
+/// Updates while requests come in without a pause; none may fail.
+fn under_load(lab: &Lab, order: &str, change: &[&str], end: &str) -> Result<()> {
+    let node = lab.node(1);
+    let what = format!("{order} {}", change.join(" "));
+    let load = Load::start(lab, &node.address(), 8080)?;
+    let head =
+        ["service", "update", "--detach", "--no-resolve-image", "--update-order", order, "--rollback-order", order];
+    node.ok(&[head.as_slice(), change, &["web"]].concat())?;
+    let state = updated(node)?;
+    ensure!(state == end, "{what}: {state}");
+    settled(node, "web", REPLICAS)?;
+    let image = node.ok(&["service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "web"])?;
+    ensure!(image.starts_with("whoami"), "{what}: {image}");
+    let done = load.finish(rounds(1) as u64 * REQUESTS).with_context(|| what.clone())?;
+    say(&format!("{what}: 0 of {done} requests failed"));
     Ok(())
 }

@@ -174,7 +174,7 @@ impl OneWriter {
             self.next += 1;
             match certain.first() {
                 Some((name, _)) if certain.len() > KEPT => self.remove(name)?,
-                Some((name, replicas)) if self.next % 3 == 0 => self.scale(name, *replicas)?,
+                Some((name, replicas)) if self.next.is_multiple_of(3) => self.scale(name, *replicas)?,
                 _ => self.create()?,
             }
         }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
 
 mod cgroup_v2;
+mod ipvs;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -15,7 +16,11 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let trials = vec![trial("containers_on_cgroup_v2", cgroup_v2::run).with_ignored_flag(!unified)];
+    let has_ipvs = std::process::Command::new("modprobe").arg("ip_vs").status().is_ok_and(|status| status.success());
+    let trials = vec![
+        trial("containers_on_cgroup_v2", cgroup_v2::run).with_ignored_flag(!unified),
+        trial("a_service_balanced_by_ipvs", ipvs::run).with_ignored_flag(!has_ipvs),
+    ];
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -66,16 +66,11 @@ fn service_unmet(store: &Store, service: &Arc<Service>) -> Option<String> {
     count_unmet(store, service)
 }
 
-/// A task that starts its successor first stays where it is while that one finds no place,
-/// or while a paused update keeps the old and the new apart.
+/// A task that starts its successor first stays where it is while that one finds no place.
 fn is_kept(store: &Store, service: &Service, task: &Task) -> bool {
-    let state = service.update_status.as_ref().map(|status| status.state);
     let successor = |other: &&Arc<Task>| other.slot == task.slot && other.id != task.id && other.is_wanted();
-    let waiting = store
-        .tasks_of_service(service.id.as_str())
-        .find(successor)
-        .is_some_and(|other| other.status.state < TaskState::Assigned);
-    waiting || (is_paused(state) && task.spec_version != service.spec_version)
+    let found = store.tasks_of_service(service.id.as_str()).find(successor);
+    found.is_some_and(|other| other.status.state < TaskState::Assigned)
 }
 
 fn is_paused(state: Option<UpdateState>) -> bool {

@@ -41,7 +41,9 @@ impl Check for Jobs {
             let Write::Put { object: Object::Task(task), expected: 0 } = write else { continue };
             let Some(place) = place(task) else { continue };
             let results = snapshot.tasks_of_service(task.service_id.as_str());
-            let done = results.filter(|other| other.status.state == TaskState::Complete).any(|o| self::place(o).as_ref() == Some(&place));
+            let done = results
+                .filter(|other| other.status.state == TaskState::Complete)
+                .any(|o| self::place(o).as_ref() == Some(&place));
             if done {
                 return Err(format!("{place:?} is done and gets another task"));
             }
@@ -55,14 +57,22 @@ impl Jobs {
         let iteration = service.job_status.map(|status| status.iteration);
         let present = |task: &&Arc<Task>| task.job_iteration == iteration;
         let tasks: Vec<&Arc<Task>> = store.tasks_of_service(service.id.as_str()).filter(present).collect();
-        let results: BTreeSet<Place> =
-            tasks.iter().filter(|task| task.status.state == TaskState::Complete).filter_map(|task| place(task)).collect();
+        let results: BTreeSet<Place> = tasks
+            .iter()
+            .filter(|task| task.status.state == TaskState::Complete)
+            .filter_map(|task| place(task))
+            .collect();
         if let ServiceMode::ReplicatedJob { max_concurrent, total_completions } = service.spec.mode {
-            let active = tasks.iter().filter(|task| task.is_wanted()).count() as u64;
+            // What is still held does not run yet.
+            let let_go = |task: &&&Arc<Task>| task.is_wanted() && task.desired_state == TaskState::Complete;
+            let active = tasks.iter().filter(let_go).count() as u64;
             let beyond = tasks.iter().any(|task| task.slot == 0 || task.slot > total_completions);
             if active > max_concurrent || beyond || results.len() as u64 > total_completions {
                 let name = &service.spec.name;
-                return Err(format!("{name}: {active} of {max_concurrent} at a time, {} results of {total_completions}", results.len()));
+                return Err(format!(
+                    "{name}: {active} of {max_concurrent} at a time, {} results of {total_completions}",
+                    results.len()
+                ));
             }
             let mine = |place: &&Place| place.0 == service.id.as_str() && Some(place.1) == iteration;
             if let Some(lost) = self.done.iter().filter(mine).find(|place| !results.contains(*place)) {

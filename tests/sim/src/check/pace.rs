@@ -28,7 +28,7 @@ impl Check for Pace {
         }
         for (id, tasks) in taken {
             let Some(service) = snapshot.service(id) else { continue };
-            let limit = parallelism(service);
+            let limit = pace(service, writes);
             if limit > 0 && tasks.len() as u64 > limit {
                 let version = service.meta.version;
                 let name = &service.spec.name;
@@ -50,14 +50,33 @@ fn slots_under_way(snapshot: &Store, writes: &[Write]) -> Verdict {
     }
     for (id, mut slots) in begun {
         let Some(service) = snapshot.service(id) else { continue };
-        let under_way = snapshot.tasks_of_service(id).filter(|task| is_unsettled(snapshot, service, task));
+        let leaves = |task: &Task| {
+            let put = |write: &Write| {
+                let stopped = matches!(write, Write::Put { object: Object::Task(new), .. } if !new.is_wanted());
+                write.key().id == task.id.as_str() && (stopped || matches!(write, Write::Remove { .. }))
+            };
+            writes.iter().any(put)
+        };
+        let under_way =
+            snapshot.tasks_of_service(id).filter(|task| is_unsettled(snapshot, service, task) && !leaves(task));
         slots.extend(under_way.map(|task| slot(task)));
-        let limit = parallelism(service);
+        let limit = pace(service, writes);
         if limit > 0 && slots.len() as u64 > limit {
             return Err(format!("{}: slots {slots:?} are under way, {limit} may be", service.spec.name));
         }
     }
     Ok(())
+}
+
+/// The widest pace that held at a moment of the plan: a rollback that it begins has one of
+/// its own. 0 is no limit.
+fn pace(before: &Service, writes: &[Write]) -> u64 {
+    let after = writes.iter().find_map(|write| match write {
+        Write::Put { object: Object::Service(service), .. } if service.id == before.id => Some(&**service),
+        Write::Put { .. } | Write::Remove { .. } => None,
+    });
+    let paces = [parallelism(before), parallelism(after.unwrap_or(before))];
+    if paces.contains(&0) { 0 } else { paces[0].max(paces[1]) }
 }
 
 fn slot(task: &Task) -> (u64, &str) {
@@ -72,19 +91,27 @@ fn begins_update(snapshot: &Store, task: &Task) -> bool {
         || !service.spec.task.placement.constraints.is_empty();
     let stays = |old: &&Arc<Task>| {
         let node = snapshot.node(old.node_id.as_str());
-        let kept = node.is_some_and(|n| n.status.state != NodeState::Down && n.spec.availability == Availability::Active);
-        slot(old) == slot(task) && old.is_wanted() && old.status.err.is_empty() && kept
+        let kept =
+            node.is_some_and(|n| n.status.state != NodeState::Down && n.spec.availability == Availability::Active);
+        slot(old) == slot(task)
+            && old.is_wanted()
+            && old.status.err.is_empty()
+            && kept
             && old.status.state == TaskState::Running
-            && old.spec_version != service.spec_version && old.spec != service.spec.task
+            && old.spec_version != service.spec_version
+            && old.spec != service.spec.task
     };
     present && !moved && snapshot.tasks_of_service(service.id.as_str()).any(|old| stays(&old))
 }
 
-/// It has taken the place of an older task and has not run yet.
+/// It has taken the place of an older task, and none of its kind has run there or ended.
 fn is_unsettled(snapshot: &Store, service: &Service, task: &Task) -> bool {
-    let present = task.spec_version == service.spec_version && task.is_wanted() && !task.running_at.is_set();
-    let older = |other: &Arc<Task>| slot(other) == slot(task) && other.spec_version < task.spec_version;
-    present && snapshot.tasks_of_service(service.id.as_str()).any(older)
+    let present = task.spec_version == service.spec_version && task.is_wanted() && task.beside.is_none();
+    let same_slot = |other: &&Arc<Task>| slot(other) == slot(task);
+    let in_slot: Vec<&Arc<Task>> = snapshot.tasks_of_service(service.id.as_str()).filter(same_slot).collect();
+    let older = in_slot.iter().any(|other| other.spec_version < task.spec_version);
+    let mut own = in_slot.iter().filter(|other| other.spec_version == task.spec_version);
+    present && older && own.all(|other| !other.running_at.is_set() && !other.ended_at.is_set())
 }
 
 /// A task that runs an old spec on a node that may keep it, without a new one that runs

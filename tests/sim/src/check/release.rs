@@ -45,7 +45,10 @@ impl Check for Release {
                 for port in host {
                     let id = container.task.id.as_str();
                     if let Some(other) = bound.insert((port.protocol, port.published_port), id) {
-                        return Err(format!("port {} of node {} is bound by {other} and {id}", port.published_port, node.id));
+                        return Err(format!(
+                            "port {} of node {} is bound by {other} and {id}",
+                            port.published_port, node.id
+                        ));
                     }
                 }
             }

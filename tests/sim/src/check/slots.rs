@@ -32,8 +32,7 @@ impl Check for Slots {
                 // A task that is being moved has one of its own kind beside it.
                 let moves = |a: &Task, b: &Task| a.beside.as_ref() == Some(&b.id) || b.beside.as_ref() == Some(&a.id);
                 let moving = tasks.windows(2).any(|pair| moves(pair[0], pair[1]));
-                let same_spec =
-                    !moving && tasks.windows(2).any(|pair| pair[0].spec_version == pair[1].spec_version);
+                let same_spec = !moving && tasks.windows(2).any(|pair| pair[0].spec_version == pair[1].spec_version);
                 if tasks.len() > 2 || (tasks.len() == 2 && (same_spec || !(beside || moving))) {
                     return Err(format!(
                         "slot {slot:?} of {} has {} tasks that are to run",

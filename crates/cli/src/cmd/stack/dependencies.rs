@@ -29,7 +29,8 @@ pub(super) async fn wait(client: &Client, service: &Service, all: &[Service], qu
             let stored = client.get(&format!("/services/{}", needed.name)).await?;
             let given = [format!("service={}", text(&stored["ID"])), "_up-to-date=true".to_owned()];
             let tasks = client.get(&format!("/tasks{}", query(&[("filters", &filters(&given)?)]))).await?;
-            let nodes = if stored["Spec"]["Mode"]["Global"].is_object() { client.get("/nodes").await? } else { Value::Null };
+            let nodes =
+                if stored["Spec"]["Mode"]["Global"].is_object() { client.get("/nodes").await? } else { Value::Null };
             let state = progress(&stored, &tasks, active(&nodes), dependency.condition);
             if state.reached {
                 break;
@@ -75,10 +76,13 @@ fn progress(service: &Value, tasks: &Value, active_nodes: usize, condition: Cond
     // Of each slot the task that is farthest, which is what counts.
     let mut slots: BTreeMap<String, (bool, &Value)> = BTreeMap::new();
     for task in tasks.as_array().into_iter().flatten() {
-        let slot = format!("{}/{}", task["Slot"], if task["Slot"].is_null() { text(&task["NodeID"]) } else { String::new() });
+        let slot =
+            format!("{}/{}", task["Slot"], if task["Slot"].is_null() { text(&task["NodeID"]) } else { String::new() });
         let good = match condition {
             Condition::Completed => state(task) == "complete",
-            _ => (state(task) == "running" && task["DesiredState"] == "running") || (is_job && state(task) == "complete"),
+            _ => {
+                (state(task) == "running" && task["DesiredState"] == "running") || (is_job && state(task) == "complete")
+            }
         };
         let newest = |old: &Value| text(&task["CreatedAt"]) > text(&old["CreatedAt"]);
         match slots.get(&slot) {
@@ -91,7 +95,10 @@ fn progress(service: &Value, tasks: &Value, active_nodes: usize, condition: Cond
     }
     let done = slots.values().filter(|(good, _)| *good).count();
     let worst = slots.values().find(|(good, _)| !good).map(|(_, task)| *task);
-    let error = worst.map(|task| text(&task["Status"]["Err"])).filter(|error| !error.is_empty());
+    // The task that replaces a failed one does not know why it had to.
+    let complaints = tasks.as_array().into_iter().flatten().filter(|task| !text(&task["Status"]["Err"]).is_empty());
+    let newest = complaints.max_by_key(|task| text(&task["CreatedAt"]));
+    let error = newest.filter(|_| worst.is_some()).map(|task| text(&task["Status"]["Err"]));
     let never = service["Spec"]["TaskTemplate"]["RestartPolicy"]["Condition"] == "none";
     let over = worst.is_some_and(|task| matches!(state(task).as_str(), "failed" | "rejected"));
     let ended_well = worst.is_some_and(|task| state(task) == "complete");
@@ -137,6 +144,9 @@ mod tests {
         let bad = json!([task(1, "rejected", "1", "No such image: x")]);
         let state = check(one, bad.clone(), Condition::Started);
         assert_eq!((state.failed, state.detail.as_str()), (None, " (0/1): No such image: x"));
+        let again = json!([task(1, "failed", "1", "unhealthy"), task(1, "ready", "2", "")]);
+        let one = json!({"Spec": {"Mode": {"Replicated": {"Replicas": 1}}}});
+        assert_eq!(check(one, again, Condition::Healthy).detail, " (0/1): unhealthy");
         let never = json!({"Spec": {"Mode": {"Replicated": {"Replicas": 1}}, "TaskTemplate": {"RestartPolicy": {"Condition": "none"}}}});
         assert_eq!(check(never.clone(), bad, Condition::Completed).failed.as_deref(), Some("No such image: x"));
         let ended = json!([task(1, "complete", "1", "")]);

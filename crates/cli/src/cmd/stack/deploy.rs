@@ -13,6 +13,12 @@ use serde_json::Value;
 use skep_compose::{FileObject, IMAGE_LABEL, Service, Stack};
 use std::collections::BTreeMap;
 
+type Answer = hyper::Response<hyper::body::Incoming>;
+
+/// How often a service that changes under our hands is written.
+const UPDATE_ATTEMPTS: usize = 10;
+/// What the daemon says of a version that is not the present one.
+const OUT_OF_SEQUENCE: &str = "update out of sequence";
 /// Networks that every node has by itself.
 const NODE_LOCAL: [&str; 4] = ["bridge", "default", "host", "none"];
 
@@ -49,7 +55,9 @@ async fn check_external(client: &Client, stack: &Stack) -> Outcome {
             Ok(found) => text(&found["Scope"]),
             Err(Failure::Api(error)) if error.status == 404 => {
                 let text = "You need to create a swarm-scoped network before the stack can be deployed";
-                return Err(anyhow!("network \"{network}\" is declared as external, but could not be found. {text}").into());
+                return Err(
+                    anyhow!("network \"{network}\" is declared as external, but could not be found. {text}").into()
+                );
             }
             Err(failure) => return Err(failure),
         };
@@ -130,24 +138,43 @@ async fn services(client: &Client, flags: &Deploy, name: &str, stack: &Stack) ->
 }
 
 async fn send(client: &Client, wanted: &Service, old: Option<&Value>, spec: Value, auth: Option<String>) -> Outcome {
-    let (path, verb) = match old {
+    let headers: Vec<(&str, String)> = auth.into_iter().map(|auth| ("X-Registry-Auth", auth)).collect();
+    let answer = match old {
         Some(old) => {
-            let (id, version) = (text(&old["ID"]), old["Version"]["Index"].to_string());
-            println!("Updating service {} (id: {id})", wanted.name);
-            (format!("/services/{id}/update{}", query(&[("version", &version)])), "update")
+            println!("Updating service {} (id: {})", wanted.name, text(&old["ID"]));
+            let sent = update(client, old, spec, &headers).await;
+            explain(sent, || format!("failed to update service {}", wanted.name))?
         }
         None => {
             println!("Creating service {}", wanted.name);
-            ("/services/create".to_owned(), "create")
+            let sent = client.send(Method::POST, "/services/create", &headers, Payload::Json(spec)).await;
+            explain(sent, || format!("failed to create service {}", wanted.name))?
         }
     };
-    let headers: Vec<(&str, String)> = auth.into_iter().map(|auth| ("X-Registry-Auth", auth)).collect();
-    let sent = client.send(Method::POST, &path, &headers, Payload::Json(spec)).await;
-    let answer = explain(sent, || format!("failed to {verb} service {}", wanted.name))?;
     let bytes = answer.into_body().collect().await.map_err(anyhow::Error::from)?.to_bytes();
     let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     service::warn(&answer);
     Ok(())
+}
+
+/// Asks again when the service changed since it was read: a rolling update notes its progress
+/// in it. What the file says wins either way.
+async fn update(client: &Client, old: &Value, mut spec: Value, headers: &[(&str, String)]) -> Outcome<Answer> {
+    let id = text(&old["ID"]);
+    let mut version = old["Version"]["Index"].to_string();
+    for _ in 1..UPDATE_ATTEMPTS {
+        let path = format!("/services/{id}/update{}", query(&[("version", &version)]));
+        match client.send(Method::POST, &path, headers, Payload::Json(spec.clone())).await {
+            Err(Failure::Api(error)) if error.message.contains(OUT_OF_SEQUENCE) => {
+                let present = client.get(&format!("/services/{id}")).await?;
+                version = present["Version"]["Index"].to_string();
+                spec["TaskTemplate"]["ForceUpdate"] = present["Spec"]["TaskTemplate"]["ForceUpdate"].clone();
+            }
+            other => return other,
+        }
+    }
+    let path = format!("/services/{id}/update{}", query(&[("version", &version)]));
+    client.send(Method::POST, &path, headers, Payload::Json(spec)).await
 }
 
 /// Pins the image to the digest its registry knows, or keeps the one an earlier deploy found.

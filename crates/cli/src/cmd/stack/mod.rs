@@ -45,7 +45,8 @@ async fn list(client: &Client, flags: &Ls) -> Outcome {
     }
     let mut names: Vec<(String, u64)> = counts.into_iter().collect();
     names.sort_by(|a, b| task::natural(&a.0, &b.0));
-    let row = |(name, count): (String, u64)| json!({"Name": name, "Services": count.to_string(), "Orchestrator": "Swarm"});
+    let row =
+        |(name, count): (String, u64)| json!({"Name": name, "Services": count.to_string(), "Orchestrator": "Swarm"});
     let rows = names.into_iter().map(row).collect();
     Listing { columns: &[("Name", "NAME"), ("Services", "SERVICES")], rows, id: "Name" }.print(&flags.format, false)
 }

@@ -14,7 +14,8 @@ pub(super) async fn list(client: &Client, kind: &str, stack: &str, given: &[Stri
     let mut wanted = given.to_vec();
     wanted.push(format!("label={NAMESPACE_LABEL}={stack}"));
     let status = if kind == "services" { "true" } else { "" };
-    let answer = client.get(&format!("/{kind}{}", query(&[("status", status), ("filters", &filters(&wanted)?)]))).await?;
+    let answer =
+        client.get(&format!("/{kind}{}", query(&[("status", status), ("filters", &filters(&wanted)?)]))).await?;
     match answer {
         Value::Array(list) => Ok(list),
         _ => Ok(Vec::new()),

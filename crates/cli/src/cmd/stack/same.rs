@@ -134,7 +134,11 @@ mod tests {
                 "UpdateConfig": {"Parallelism": 1, "FailureAction": "", "MaxFailureRatio": 0.0, "Order": ""}}),
             true,
         );
-        check(json!({"UpdateConfig": {"MaxFailureRatio": 0.3_f32}}), json!({"UpdateConfig": {"MaxFailureRatio": 0.3}}), true);
+        check(
+            json!({"UpdateConfig": {"MaxFailureRatio": 0.3_f32}}),
+            json!({"UpdateConfig": {"MaxFailureRatio": 0.3}}),
+            true,
+        );
     }
 
     #[test]

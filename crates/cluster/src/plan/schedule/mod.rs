@@ -98,13 +98,7 @@ fn place(draft: &mut Draft<'_>, loads: &mut Loads, service: &str, tasks: &[(u64,
     left.for_each(|(_, id)| refuse(draft, id, &reason));
 }
 
-fn assign(
-    draft: &mut Draft<'_>,
-    task: &str,
-    node: &str,
-    resources: BTreeMap<String, AssignedResource>,
-    message: &str,
-) {
+fn assign(draft: &mut Draft<'_>, task: &str, node: &str, resources: BTreeMap<String, AssignedResource>, message: &str) {
     let now = draft.now;
     draft.change_task(task, |task| {
         task.node_id = node.into();

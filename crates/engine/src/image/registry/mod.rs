@@ -20,41 +20,56 @@ use super::store::Store;
 use super::{RegistryAuth, RemoteDescriptor};
 use crate::progress::{Progress, ProgressSender};
 use client::{Access, Client};
+use endpoint::Endpoint;
 use failure::{Attempt, Failure};
 use skep_model::image::Reference;
 use skep_model::{Error, Result};
 use tokio::sync::mpsc::error::TrySendError;
 
-/// What a registry says of a reference, without pulling it.
+/// What a registry says of a reference, without pulling it. Mirrors are asked first, as
+/// for a pull: both must speak of the same image.
 pub(crate) async fn remote_digest(
     registries: &Registries,
     reference: &Reference,
     auth: Option<&RegistryAuth>,
 ) -> Result<RemoteDescriptor> {
-    let endpoint = registries.origin(reference);
-    let ask = async {
-        let client = Client::new(&endpoint, reference, auth, Access::Pull)?;
-        let found = client.manifest(&wanted(reference)).await?;
-        let platforms = match manifest::parse(&found.body)? {
-            Document::List(list) => list.manifests.into_iter().filter_map(|m| m.platform).collect(),
-            Document::Image(image) => {
-                let config = ImageConfig::parse(&client.small_blob(&image.config).await?)?;
-                vec![manifest::Platform { architecture: config.architecture, os: config.os, ..Default::default() }]
-            }
-        };
-        Ok(RemoteDescriptor {
-            media_type: found.media_type,
-            digest: found.digest.to_string(),
-            size: found.body.len() as u64,
-            // Attestations stand in lists as a platform of their own, which nobody can run.
-            platforms: platforms
-                .into_iter()
-                .filter(|platform| platform.os != "unknown")
-                .map(|platform| (platform.architecture, platform.os))
-                .collect(),
-        })
+    let mut endpoints = registries.for_pull(reference);
+    let origin = endpoints.pop().unwrap_or_else(|| registries.origin(reference));
+    for mirror in endpoints {
+        // Credentials are for the registry, not for its mirrors.
+        match digest_at(&mirror, reference, None).await {
+            Ok(found) => return Ok(found),
+            Err(failure) => tracing::warn!(mirror = mirror.base, %failure, "a registry mirror did not help"),
+        }
+    }
+    digest_at(&origin, reference, auth).await.map_err(|failure| failure.into_pull_error(reference))
+}
+
+async fn digest_at(
+    endpoint: &Endpoint,
+    reference: &Reference,
+    auth: Option<&RegistryAuth>,
+) -> Attempt<RemoteDescriptor> {
+    let client = Client::new(endpoint, reference, auth, Access::Pull)?;
+    let found = client.manifest(&wanted(reference)).await?;
+    let platforms = match manifest::parse(&found.body)? {
+        Document::List(list) => list.manifests.into_iter().filter_map(|m| m.platform).collect(),
+        Document::Image(image) => {
+            let config = ImageConfig::parse(&client.small_blob(&image.config).await?)?;
+            vec![manifest::Platform { architecture: config.architecture, os: config.os, ..Default::default() }]
+        }
     };
-    ask.await.map_err(|failure: Failure| failure.into_pull_error(reference))
+    Ok(RemoteDescriptor {
+        media_type: found.media_type,
+        digest: found.digest.to_string(),
+        size: found.body.len() as u64,
+        // Attestations stand in lists as a platform of their own, which nobody can run.
+        platforms: platforms
+            .into_iter()
+            .filter(|platform| platform.os != "unknown")
+            .map(|platform| (platform.architecture, platform.os))
+            .collect(),
+    })
 }
 
 /// The last part of a manifest's address: a digest if there is one, else the tag.

@@ -2,12 +2,14 @@
 //! for each mark and picks the backend, and the source becomes the balancer's own
 //! address, so that the answer comes back this way wherever the backend runs.
 
+pub mod mesh;
 pub mod message;
 pub mod table;
 
 use super::Balancer;
 use crate::nft::expression::{Family, Rule, octets};
 use crate::nft::table::{Chain, DataType, HOOK_INPUT, HOOK_POSTROUTING, Set, SetKind, Table, Value};
+use crate::rules::ingress::IngressPort;
 use skep_model::netstate::DesiredService;
 use std::net::IpAddr;
 use table::{Destination, Service, Services};
@@ -76,6 +78,10 @@ impl Balancer for Ipvs {
             balanced.insert(service_of(vip), destinations.collect());
         }
         Some(balanced)
+    }
+
+    fn mesh(&self, ports: &[IngressPort], hops: &[IpAddr]) -> Option<Services> {
+        Some(mesh::services(ports, hops))
     }
 
     fn settings(&self) -> &'static [(&'static str, &'static str)] {

@@ -13,15 +13,6 @@ pub struct Service {
     pub family: Family,
 }
 
-/// Marks of the routing mesh's ports on the host, where other marks are not ours.
-const MESH_MARK: u32 = 0x5ce0_0000;
-const MESH_MASK: u32 = 0xfffc_0000;
-
-/// Whether this is a port of the routing mesh.
-pub fn is_mesh(service: &Service) -> bool {
-    service.mark & MESH_MASK == MESH_MARK
-}
-
 /// Where connections go; port 0 keeps the one that the client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
