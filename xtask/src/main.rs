@@ -50,6 +50,11 @@ enum Command {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Run only the tests of clusters of several machines
+    Clusters {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
     /// Check formatting, lints, licences and the rules of the tree; writes nothing
     Lint,
     /// Everything the build farm checks: lint, then test; writes nothing
@@ -119,6 +124,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { down: false } => demo::up(),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Clients { filter } => test::clients(filter.as_deref()),
+        Command::Clusters { filter } => test::clusters(filter.as_deref()),
         Command::StockKernel { filter } => test::on_stock_kernel(filter.as_deref()),
         Command::Lint => lint::run(),
         Command::Verify => lint::run().and_then(|()| test::run(None)),

@@ -4,7 +4,7 @@
 use crate::sh::{cmd, output, root, say, target};
 use crate::{course, images, setup, vm};
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Seeds of the simulation in a normal run.
@@ -31,7 +31,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         simulation(SIMULATION_SEEDS)?;
     }
     clients(filter)?;
-    on_stock_kernel(filter)
+    clusters(filter)
 }
 
 /// Makes what the clients' tests import and build.
@@ -43,29 +43,38 @@ pub(crate) fn images() -> Result<()> {
 
 /// Stock clients against a running daemon.
 pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
+    conformance("clients", "stock clients against a running daemon", filter, &[])
+}
+
+/// Clusters of several machines.
+pub(crate) fn clusters(filter: Option<&str>) -> Result<()> {
+    let course = course::bases()?;
+    let more = [
+        ("SKEP_TEST_COURSE", root().join("examples/course")),
+        ("SKEP_TEST_PYTHON_TAR", course.python),
+        ("SKEP_TEST_REDIS_TAR", course.redis),
+    ];
+    conformance("cluster", "clusters of machines", filter, &more)
+}
+
+fn conformance(test: &str, what: &str, filter: Option<&str>, more: &[(&str, PathBuf)]) -> Result<()> {
     setup::packages()?;
     let docker = setup::docker_cli()?;
     let busybox = images::busybox_tar()?;
     let whoami = images::whoami_context()?;
     say("building skep");
     cargo(&["build", "--locked", "--quiet", "--package", "skep-daemon"])?;
-    let course = course::bases()?;
-    for (what, test) in [("stock clients against a running daemon", "clients"), ("clusters of machines", "cluster")] {
-        say(what);
-        let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", test, "--"];
-        args.extend(filter);
-        crate::sh::run(
-            cmd("cargo", &args)
-                .env("SKEP_TEST_SKEP", target().join("debug/skep"))
-                .env("SKEP_TEST_DOCKER", &docker)
-                .env("SKEP_TEST_BUSYBOX_TAR", &busybox)
-                .env("SKEP_TEST_WHOAMI_CONTEXT", &whoami)
-                .env("SKEP_TEST_COURSE", root().join("examples/course"))
-                .env("SKEP_TEST_PYTHON_TAR", &course.python)
-                .env("SKEP_TEST_REDIS_TAR", &course.redis),
-        )?;
-    }
-    Ok(())
+    say(what);
+    let mut args = vec!["test", "--locked", "--quiet", "--package", "skep-conformance", "--test", test, "--"];
+    args.extend(filter);
+    crate::sh::run(
+        cmd("cargo", &args)
+            .env("SKEP_TEST_SKEP", target().join("debug/skep"))
+            .env("SKEP_TEST_DOCKER", docker)
+            .env("SKEP_TEST_BUSYBOX_TAR", busybox)
+            .env("SKEP_TEST_WHOAMI_CONTEXT", whoami)
+            .envs(more.iter().map(|(name, path)| (name, path))),
+    )
 }
 
 /// What differs on Debian's own kernel, in a virtual machine.
