@@ -18,6 +18,8 @@ fn options() -> Options {
     Options::for_test(3)
 }
 
+/// Clients that read nothing of what they follow.
+const FOLLOWERS: usize = 8;
 /// Counts aloud, ten lines a second.
 const COUNT: &str = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.1; done";
 
@@ -141,13 +143,12 @@ fn logs_outlive(lab: &mut Lab) -> Result<()> {
 fn slow_reader(lab: &mut Lab) -> Result<()> {
     start(lab, "yes 0123456789012345678901234567890123456789")?;
     let far = slot_on(lab, "h3")?;
-    let followers: Vec<Ending> = (0..8)
-        .map(|_| {
-            // Nobody reads the other end of the pipe.
-            let mut follow = lab.node(2).command(&["logs", "--follow", &far]);
-            Ok(Ending(follow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?))
-        })
-        .collect::<Result<_>>()?;
+    let mut followers = Vec::new();
+    for _ in 0..FOLLOWERS {
+        // Nobody reads the other end of the pipe.
+        let mut follow = lab.node(2).command(&["logs", "--follow", &far]);
+        followers.push(Ending(follow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?));
+    }
     // The agents' heartbeats and other tunnels go their own ways.
     for _ in 0..20 {
         lab.node(2).ok(&["exec", &far, "true"])?;
