@@ -9,6 +9,7 @@ mod load;
 mod members;
 mod network;
 mod power;
+mod reach;
 mod roles;
 mod swarm;
 mod upgrade;
@@ -39,6 +40,7 @@ fn main() {
         power::SCENARIOS,
         roles::SCENARIOS,
         members::SCENARIOS,
+        reach::SCENARIOS,
         lab::SCENARIOS,
         network::SCENARIOS,
     ]
