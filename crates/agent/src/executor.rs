@@ -4,19 +4,21 @@ use crate::spec::{TASK_ID_LABEL, TASK_LABEL, container_spec, needs_gateway};
 use crate::step::Started;
 use crate::template::NodeFacts;
 use async_trait::async_trait;
+use ipnet::IpNet;
 use skep_engine::Engine;
 use skep_engine::container::{RemoveOptions, WaitCondition};
 use skep_engine::image::RegistryAuth;
 use skep_model::container::{ContainerInfo, ContainerStatus, HealthStatus, InjectedFile};
-use skep_model::id::{ContainerId, NetworkId, TaskId};
+use skep_model::id::{ContainerId, EndpointId, NetworkId, TaskId};
 use skep_model::image::Reference;
 use skep_model::netstate::{ClusterNetState, DesiredNetwork, NetworkKind};
-use skep_model::network::{IpamConfig, NetworkInfo, NetworkScope, NetworkSpec};
+use skep_model::network::{IpamConfig, NetworkContainer, NetworkInfo, NetworkScope, NetworkSpec, mac_of, mac_text};
 use skep_model::service::{PortConfig, PublishMode, PullAuth};
 use skep_model::task::{Task, TaskContainerStatus};
 use skep_model::{Error, ErrorKind, Result};
 use skep_netd::client::NetdClient;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -174,10 +176,10 @@ impl EngineExecutor {
         }
     }
 
-    async fn adopt_networks(&self, networks: &[DesiredNetwork]) -> Result<()> {
+    async fn adopt_networks(&self, state: &ClusterNetState) -> Result<()> {
         let mut wanted = BTreeSet::new();
-        for network in networks {
-            if let Some(info) = network_info(network) {
+        for network in &state.networks {
+            if let Some(info) = network_info(state, network) {
                 wanted.insert(info.id.clone());
                 self.engine.network_adopt(info).await?;
             }
@@ -267,11 +269,11 @@ impl Executor for EngineExecutor {
 
     async fn apply_network(&self, state: &ClusterNetState) -> Result<()> {
         self.netd.set_cluster(state.clone()).await?;
-        self.adopt_networks(&state.networks).await
+        self.adopt_networks(state).await
     }
 
     async fn clear_network(&self) -> Result<()> {
-        self.adopt_networks(&[]).await?;
+        self.adopt_networks(&ClusterNetState::default()).await?;
         self.netd.clear_cluster().await
     }
 
@@ -345,7 +347,7 @@ fn bound_ports(task: &Task, info: &ContainerInfo) -> Vec<PortConfig> {
 }
 
 /// An overlay as the engine shows it. The node's own networks need no telling.
-fn network_info(network: &DesiredNetwork) -> Option<NetworkInfo> {
+fn network_info(state: &ClusterNetState, network: &DesiredNetwork) -> Option<NetworkInfo> {
     let (vni, ingress) = match network.kind {
         NetworkKind::Overlay { vni, .. } => (vni, false),
         NetworkKind::Mesh { vni, .. } => (vni, true),
@@ -371,8 +373,33 @@ fn network_info(network: &DesiredNetwork) -> Option<NetworkInfo> {
             ..NetworkSpec::default()
         },
         vni,
+        balancer: state.load_balancer_addresses.get(&network.id).map(|own| balancer_leg(network, *own)),
+        peers: peers(state, network),
         ..NetworkInfo::default()
     })
+}
+
+fn balancer_leg(network: &DesiredNetwork, own: IpNet) -> NetworkContainer {
+    let address = |v4: bool| Some(own).filter(|own| own.addr().is_ipv4() == v4);
+    NetworkContainer {
+        name: format!("{}-endpoint", network.name),
+        // Nothing else has it: an id of an endpoint is as long and is made of the same digits.
+        endpoint_id: EndpointId(format!("{:0<64.64}", hex_text(network.id.as_str()))),
+        mac_address: mac_text(mac_of(own.addr())),
+        ipv4: address(true),
+        ipv6: address(false),
+    }
+}
+
+fn hex_text(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// This node and those that have something on the network.
+fn peers(state: &ClusterNetState, network: &DesiredNetwork) -> Vec<IpAddr> {
+    let remotes = state.remotes.get(&network.id).into_iter().flatten().map(|remote| remote.tunnel);
+    let nodes: BTreeSet<IpAddr> = remotes.chain(state.data_path_address).collect();
+    nodes.into_iter().collect()
 }
 
 #[cfg(test)]

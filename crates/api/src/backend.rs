@@ -55,6 +55,17 @@ pub trait Swarm: Send + Sync + 'static {
     fn status(&self) -> SwarmStatus;
     /// What netd says of itself.
     async fn netd_status(&self) -> Result<NetdStatus>;
+    /// What differs between this node's kernel and what netd was told, a line each.
+    async fn verify_network(&self) -> Result<Vec<String>>;
+}
+
+/// This node's network daemon, as other nodes' managers may look at it.
+#[async_trait]
+pub trait NodeNetwork: Send + Sync + 'static {
+    /// What netd says of itself.
+    async fn status(&self) -> Result<NetdStatus>;
+    /// What differs between the kernel and what netd was told, a line each.
+    async fn verify(&self) -> Result<Vec<String>>;
 }
 
 #[derive(Debug, Clone, Default)]

@@ -89,4 +89,16 @@ mod tests {
     fn the_grammar_holds_together() {
         super::grammar().debug_assert();
     }
+
+    #[test]
+    fn a_verbs_own_host_is_not_the_daemons() {
+        use clap::Parser as _;
+        let daemon = |before: &[&str]| {
+            let create = ["service", "create", "--host", "db:10.1.2.3", "image"];
+            let words = [&["skep"], before, &create].concat();
+            super::flags::Skep::try_parse_from(words).unwrap().host
+        };
+        assert_eq!(daemon(&["-H", "tcp://a:1"]).as_deref(), Some("tcp://a:1"));
+        assert_eq!(daemon(&[]), None);
+    }
 }

@@ -7,6 +7,7 @@ use crate::address::{self, Interface};
 use crate::facts;
 use crate::manager_keeper::{Kept, ManagerKeeper, ManagerState};
 use crate::membership::{Membership, MembershipStore};
+use crate::role_api::NodeNetd;
 use crate::role_rules::{
     ALREADY_MEMBER, JOIN_TIMEOUT, LEAVING_LOCKED, NO_MEMBER, check_init, check_leave, not_ready, own_listener,
     source_address_towards,
@@ -390,7 +391,7 @@ impl Shared {
             description,
             data_path_address: membership.data_path_addr.clone(),
             executor: self.executor(identity.node_id()),
-            task_api: Arc::new(TunnelEnd(skep_api::TaskService::new(self.around.engine.clone()))),
+            task_api: Arc::new(TunnelEnd(self.task_service())),
         })
         .await;
         let agent = match started {
@@ -412,6 +413,11 @@ impl Shared {
             parts: Mutex::new(Some(Parts { agent, keeper })),
             membership,
         }))
+    }
+
+    /// What this node answers to managers.
+    fn task_service(&self) -> skep_api::TaskService {
+        skep_api::TaskService::new(self.around.engine.clone(), Arc::new(NodeNetd(self.around.netd.clone())))
     }
 
     fn executor(&self, node_id: NodeId) -> Arc<dyn Executor> {

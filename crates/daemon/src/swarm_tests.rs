@@ -165,7 +165,10 @@ pub(crate) async fn until(control: &Control, what: &str, check: impl Fn(&Control
     let mut version = control.version();
     let waiting = async {
         while !check(control) {
-            version.changed().await.unwrap();
+            // Who leads may change without the store.
+            if let Ok(changed) = tokio::time::timeout(Duration::from_millis(50), version.changed()).await {
+                changed.unwrap();
+            }
         }
     };
     if tokio::time::timeout(DEADLINE, waiting).await.is_err() {

@@ -79,6 +79,13 @@ async fn announce(replicator: &Replicator, members: &Members, own: &Member) -> b
     false
 }
 
+/// On the leader: what is decided next is decided on what is known now, not a second ago.
+pub(crate) async fn refresh(replicator: &Replicator) {
+    if replicator.is_leader() {
+        record(replicator, &replicator.members()).await;
+    }
+}
+
 async fn record(replicator: &Replicator, members: &Members) {
     let reachable = replicator.reachable();
     let recorded = edit(replicator, |store, _, _| Ok(((), outdated(store, members, &reachable))));

@@ -80,10 +80,20 @@ pub fn swarm_id(random: u128) -> String {
 /// `value` in base 36, zero padded to `width`.
 pub fn base36(mut value: u128, width: usize) -> String {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    // Twelve digits at a time fit into what a processor divides at once.
+    const CHUNK_DIGITS: usize = 12;
+    const CHUNK: u128 = 36_u128.pow(CHUNK_DIGITS as u32);
     let mut digits = Vec::with_capacity(width);
     while value > 0 {
-        digits.push(DIGITS[(value % 36) as usize]);
-        value /= 36;
+        let mut chunk = (value % CHUNK) as u64;
+        value /= CHUNK;
+        for _ in 0..CHUNK_DIGITS {
+            if chunk == 0 && value == 0 {
+                break;
+            }
+            digits.push(DIGITS[(chunk % 36) as usize]);
+            chunk /= 36;
+        }
     }
     digits.resize(digits.len().max(width), b'0');
     digits.reverse();
@@ -99,5 +109,8 @@ mod tests {
         assert_eq!(swarm_id(0), "0".repeat(25));
         assert_eq!(swarm_id(u128::MAX).len(), 25);
         assert_eq!(base36(35, 2), "0z");
+        assert_eq!(base36(36_u128.pow(12), 0), "1000000000000");
+        assert_eq!(base36(36_u128.pow(24) + 36, 0), "1000000000000000000000010");
+        assert_eq!(swarm_id(u128::MAX), "f5lxx1zz5pnorynqglhzmsp33");
     }
 }

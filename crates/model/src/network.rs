@@ -144,6 +144,10 @@ pub struct NetworkInfo {
     pub vni: u32,
     /// Legs of the containers that run on it.
     pub containers: BTreeMap<ContainerId, NetworkContainer>,
+    /// This node's own leg on a network of the swarm, where its balancer answers.
+    pub balancer: Option<NetworkContainer>,
+    /// Nodes that take part in a network of the swarm, by their data-path address.
+    pub peers: Vec<IpAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ pub mod diff;
 pub mod dns;
 mod failing;
 pub mod kernel;
+pub mod names;
 pub mod nft;
 pub mod plan;
 pub mod ports;
@@ -79,6 +80,11 @@ pub struct NetdConfig {
 }
 
 impl NetdConfig {
+    /// Where people find the namespaces by name.
+    pub fn names_directory(&self) -> PathBuf {
+        self.state.with_file_name("netns")
+    }
+
     /// Where the namespaces of overlays are mounted.
     pub fn overlay_directory(&self) -> PathBuf {
         self.state.with_file_name("overlays")

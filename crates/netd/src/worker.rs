@@ -10,6 +10,7 @@ use crate::dns::Resolvers;
 use crate::failing::Failing;
 use crate::kernel::apply::Kernel;
 use crate::kernel::sysctl;
+use crate::names;
 use crate::nft::table::Table;
 use crate::plan::{PlaceId, Seen, Wanted};
 use crate::ports::{self, Ports};
@@ -59,6 +60,8 @@ mod attach;
 
 pub struct Worker {
     state_path: PathBuf,
+    names_directory: PathBuf,
+    overlay_directory: PathBuf,
     /// Only the worker writes; the resolvers read.
     desired: Arc<RwLock<Desired>>,
     kernel: Kernel,
@@ -92,6 +95,8 @@ impl Worker {
         let desired = Arc::new(RwLock::new(Desired::load(&config.state)?));
         let mut worker = Self {
             state_path: config.state.clone(),
+            names_directory: config.names_directory(),
+            overlay_directory: config.overlay_directory(),
             kernel: Kernel::open(config.overlay_directory())?,
             ports: Ports::default(),
             resolvers: Resolvers::new(runtime.clone(), desired.clone()),
@@ -268,6 +273,10 @@ impl Worker {
                 Vec::new()
             }
         };
+        let names = self.read(|desired| names::wanted(desired, &self.overlay_directory));
+        if let Err(error) = names::converge(&self.names_directory, &names) {
+            tracing::warn!(%error, "cannot name the networks' namespaces");
+        }
         self.last_check = Instant::now();
         if scope == Scope::Everything {
             self.last_check_took = started.elapsed();

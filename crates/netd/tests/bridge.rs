@@ -155,7 +155,12 @@ async fn a_taken_port_is_a_conflict_and_undoes_the_whole_attachment() {
     assert!(lab.host.enter(|| TcpListener::bind("0.0.0.0:8080")).is_err(), "a published port is held");
     lab.assert_converged().await;
     drop(foreign);
-    lab.client.attach(attach(vec![leg])).await.unwrap();
+    // A program that another test starts at this moment may hold it until it has begun.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while let Err(error) = lab.client.attach(attach(vec![leg.clone()])).await {
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     lab.assert_converged().await;
 }
 

@@ -394,6 +394,10 @@ async fn leaving_leaves_nothing_and_a_killed_netd_disturbs_nothing() {
     }
     let first = &mut hosts[0];
     let working = all_state(first);
+    let inside = first.run_in_namespace("1-overlaynet", "ip addr show br0");
+    assert!(inside.contains("10.0.1.201/24") && inside.contains("10.0.1.1/24"), "{inside}");
+    assert_eq!(first.run_in_namespace("lb_overlayne", "ip addr show br0"), inside);
+    assert!(first.run_in_namespace("ingress_sbox", "nft list table inet skep").contains("mesh_stations"));
     assert!(working.contains("skep-ingress") && working.contains("79460"), "{working}");
     first.kill_netd();
     first.start_netd();
@@ -402,6 +406,7 @@ async fn leaving_leaves_nothing_and_a_killed_netd_disturbs_nothing() {
     for (host, before) in hosts.iter().zip(before) {
         host.client.clear_cluster().await.unwrap();
         assert_eq!(all_state(host), before);
+        assert!(!host.names_directory().exists());
         host.assert_converged().await;
     }
 }

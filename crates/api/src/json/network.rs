@@ -245,7 +245,16 @@ impl Network {
         let member = |(id, leg): (&skep_model::id::ContainerId, &skep_model::network::NetworkContainer)| {
             (id.to_string(), Member::of(leg))
         };
-        network.containers = Some(info.containers.iter().map(member).collect());
+        let mut members: BTreeMap<String, Member> = info.containers.iter().map(member).collect();
+        if let Some(leg) = &info.balancer {
+            let key = if info.spec.ingress { "ingress-sbox".to_owned() } else { format!("lb-{}", info.spec.name) };
+            members.insert(key, Member::of(leg));
+        }
+        network.containers = Some(members);
+        if swarm {
+            let peer = |address: &std::net::IpAddr| json!({ "Name": address.to_string(), "IP": address.to_string() });
+            network.peers = Some(info.peers.iter().map(peer).collect());
+        }
         network
     }
 
@@ -255,8 +264,8 @@ impl Network {
 
     /// One network known both ways: the swarm's facts with this machine's containers.
     pub(crate) fn of_both(stored: &ClusterNetwork, local: &NetworkInfo) -> Self {
-        let containers = Self::of_local(local).containers;
-        Self { containers, ..Self::of_swarm(stored) }
+        let Self { containers, peers, .. } = Self::of_local(local);
+        Self { containers, peers, ..Self::of_swarm(stored) }
     }
 
     fn of_spec(spec: &NetworkSpec, id: String, created: Timestamp, vni: u32) -> Self {
@@ -294,7 +303,7 @@ impl Network {
     /// The list never says which containers are connected.
     pub(crate) fn without_containers(self) -> Self {
         let containers = (self.scope == "local").then(BTreeMap::new);
-        Self { containers, ..self }
+        Self { containers, peers: None, ..self }
     }
 
     pub(crate) fn predefined(&self) -> bool {

@@ -7,6 +7,7 @@ mod forward;
 mod lines;
 mod serve;
 
+pub(crate) use forward::get;
 pub(crate) use lines::{RemoteLines, remote_lines};
 pub use serve::TaskService;
 

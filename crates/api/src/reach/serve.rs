@@ -1,11 +1,12 @@
-//! The node's end of tunnels: this engine's API for the containers of tasks, nothing else.
+//! The node's end of tunnels: this engine's API for the containers of tasks, and whether
+//! the node's network is as wanted; nothing else.
 //! Whatever a manager asks, other containers of this node are none of its business.
 
 use super::call::Call;
 use super::{TASK_ID_LABEL, TASK_LABEL};
-use crate::backend::{Backend, InitRequest, JoinRequest, Swarm, SwarmStatus, SystemInfo};
+use crate::backend::{Backend, InitRequest, JoinRequest, NodeNetwork, Swarm, SwarmStatus, SystemInfo};
 use crate::error::ApiError;
-use crate::route::{containers, exec, files, streams};
+use crate::route::{containers, exec, files, networks_verify, streams};
 use crate::server::connection_builder;
 use crate::version::{Versioned, page_not_found};
 use async_trait::async_trait;
@@ -33,9 +34,10 @@ pub struct TaskService {
 }
 
 impl TaskService {
-    pub fn new(engine: Engine) -> Self {
-        let backend = Backend { engine, swarm: Arc::new(NoSwarm), system: Arc::new(SystemInfo::default()) };
+    pub fn new(engine: Engine, network: Arc<dyn NodeNetwork>) -> Self {
+        let backend = Backend { engine, swarm: Arc::new(NoSwarm(network)), system: Arc::new(SystemInfo::default()) };
         let inner = Router::new()
+            .route(networks_verify::PATH, get(networks_verify::verify_here))
             .route("/containers/{name}/json", get(containers::inspect))
             .route("/containers/{name}/logs", get(streams::logs))
             .route("/containers/{name}/log-lines", get(super::lines::serve))
@@ -68,7 +70,7 @@ impl TaskService {
     }
 }
 
-/// Lets only calls through that are about a task's container.
+/// Lets only calls through that are about a task's container or the node's network.
 async fn only_tasks(State(backend): State<Backend>, request: Request, next: Next) -> Response {
     let checked = check(&backend.engine, request.method(), request.uri().path());
     match checked {
@@ -79,6 +81,9 @@ async fn only_tasks(State(backend): State<Backend>, request: Request, next: Next
 }
 
 fn check(engine: &Engine, method: &Method, path: &str) -> Result<bool> {
+    if path == networks_verify::PATH {
+        return Ok(true);
+    }
     let log_lines = path.strip_prefix("/containers/").and_then(|rest| rest.strip_suffix("/log-lines"));
     let container = match (log_lines, Call::parse(method, path)) {
         (Some(name), _) | (None, Some(Call::Container { name, .. })) => name.to_owned(),
@@ -95,7 +100,7 @@ pub(super) fn is_task(info: &ContainerInfo) -> bool {
 }
 
 /// What comes through a tunnel is answered here or not at all.
-struct NoSwarm;
+struct NoSwarm(Arc<dyn NodeNetwork>);
 
 fn not_here<T>() -> Result<T> {
     Err(Error::unavailable("the swarm is not reached through a node's tunnel"))
@@ -119,6 +124,9 @@ impl Swarm for NoSwarm {
         SwarmStatus::default()
     }
     async fn netd_status(&self) -> Result<NetdStatus> {
-        not_here()
+        self.0.status().await
+    }
+    async fn verify_network(&self) -> Result<Vec<String>> {
+        self.0.verify().await
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{for_each, inspect_kind};
 use crate::client::{filters, query, segment};
-use crate::flags::network::{Connect, Network, NetworkCreate, Volume, VolumeCreate};
+use crate::flags::network::{Connect, Network, NetworkCreate, VerifyFlags, Volume, VolumeCreate};
 use crate::flags::{ListFlags, RemoveFlags};
 use crate::format::{Listing, text};
 use crate::{Client, Outcome, human, parse};
@@ -29,7 +29,46 @@ pub(crate) async fn networks(client: &Client, verb: Network) -> Outcome {
             .await
         }
         Network::Rm(flags) => remove(client, &flags, "networks").await,
+        Network::Verify(flags) => verify(client, &flags).await,
     }
+}
+
+/// Every difference on a line; none is success.
+async fn verify(client: &Client, flags: &VerifyFlags) -> Outcome {
+    let options = query(&[("all", if flags.all_nodes { "1" } else { "" })]);
+    let answer = client.get(&format!("/skep/networks/verify{options}")).await?;
+    let lines = verified(&answer);
+    if flags.format == "json" {
+        println!("{answer}");
+    } else {
+        lines.iter().for_each(|(line, _)| println!("{line}"));
+    }
+    match lines.iter().filter(|(_, is_fine)| !is_fine).count() {
+        0 => Ok(()),
+        1 => Err(anyhow!("1 difference").into()),
+        count => Err(anyhow!("{count} differences").into()),
+    }
+}
+
+/// What to print of one node or all, and whether each line is good news.
+fn verified(answer: &Value) -> Vec<(String, bool)> {
+    let Some(nodes) = answer["Nodes"].as_array() else { return verified_node(answer, "") };
+    nodes.iter().flat_map(|node| verified_node(node, &format!("{}: ", text(&node["Hostname"])))).collect()
+}
+
+fn verified_node(node: &Value, prefix: &str) -> Vec<(String, bool)> {
+    if let Some(error) = node["Error"].as_str() {
+        return vec![(format!("{prefix}{error}"), false)];
+    }
+    let list = |field: &str| node[field].as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
+    let mut lines: Vec<(String, bool)> =
+        list("Differences").into_iter().map(|line| (format!("{prefix}{line}"), false)).collect();
+    lines.extend(list("Failing").into_iter().map(|line| (format!("{prefix}failing: {line}"), false)));
+    if lines.is_empty() {
+        let (generation, repairs) = (&node["Generation"], &node["Repairs"]);
+        lines.push((format!("{prefix}as wanted (generation {generation}, {repairs} repairs)"), true));
+    }
+    lines
 }
 
 async fn list_networks(client: &Client, flags: &ListFlags) -> Outcome {
@@ -157,4 +196,26 @@ async fn list_volumes(client: &Client, flags: &ListFlags) -> Outcome {
     rows.sort_by_key(|row| text(&row["Name"]));
     Listing { columns: &[("Driver", "DRIVER"), ("Name", "VOLUME NAME")], rows, id: "Name" }
         .print(&flags.format, flags.quiet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(answer: &Value, expect: &[(&str, bool)]) {
+        let lines = verified(answer);
+        let lines: Vec<(&str, bool)> = lines.iter().map(|(line, fine)| (line.as_str(), *fine)).collect();
+        assert_eq!(lines, expect);
+    }
+
+    #[test]
+    fn every_node_says_what_differs_or_that_nothing_does() {
+        let fine = json!({"Generation": 7, "Repairs": 1, "Differences": [], "Failing": []});
+        check(&fine, &[("as wanted (generation 7, 1 repairs)", true)]);
+        let nodes = json!({"Nodes": [
+            {"Hostname": "a", "Generation": 7, "Repairs": 0, "Differences": ["host: link br0 is missing"], "Failing": []},
+            {"Hostname": "b", "Error": "it did not answer in time"},
+        ]});
+        check(&nodes, &[("a: host: link br0 is missing", false), ("b: it did not answer in time", false)]);
+    }
 }

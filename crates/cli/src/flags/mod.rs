@@ -24,8 +24,9 @@ use clap::{Args, Parser, Subcommand};
     after_help = "Run 'skep COMMAND --help' for more on a command.\nThe daemon is started with 'skep daemon'; a first cluster with 'skep swarm init'."
 )]
 pub(crate) struct Skep {
-    /// Daemon to talk to: unix:///path or tcp://address:port
-    #[arg(short = 'H', long, global = true, value_name = "HOST")]
+    /// Daemon to talk to, before the verb: unix:///path or tcp://address:port
+    // Not global: verbs have a `--host` of their own, which would be taken for this one.
+    #[arg(short = 'H', long, value_name = "HOST")]
     pub(crate) host: Option<String>,
     #[command(subcommand)]
     pub(crate) verb: Verb,

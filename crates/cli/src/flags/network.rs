@@ -21,6 +21,18 @@ pub(crate) enum Network {
     /// Remove networks
     #[command(visible_alias = "remove")]
     Rm(RemoveFlags),
+    /// Compare the kernel with what the networks need
+    Verify(VerifyFlags),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyFlags {
+    /// Every node of the swarm; ask a manager
+    #[arg(long)]
+    pub(crate) all_nodes: bool,
+    /// Output: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) format: String,
 }
 
 #[derive(Args, Debug)]

@@ -72,17 +72,26 @@ impl<'a> Draft<'a> {
     /// A new task.
     pub(crate) fn put_task(&mut self, task: Task) {
         self.touch_node(task.node_id.as_str());
-        self.touch(Key::new(Kind::Task, task.id.as_str()));
+        // Its id is fresh, so nothing was written under it.
+        self.changes += 1;
+        self.touched.push(Key::new(Kind::Task, task.id.as_str()));
         self.store.insert_task_unchecked(task);
     }
 
     /// Changes a task in place; the caller knows that it will differ. Nothing happens when
     /// it is gone.
     pub(crate) fn change_task(&mut self, id: &str, change: impl FnOnce(&mut Task)) {
+        self.change_task_of_known_node(id, change);
+        let Some(task) = self.store.task(id) else { return };
+        if !task.node_id.is_empty() && !self.touched_nodes.contains(task.node_id.as_str()) {
+            self.touched_nodes.insert(task.node_id.0.clone());
+        }
+    }
+
+    /// As [`Self::change_task`], for callers that touch the task's node themselves.
+    pub(crate) fn change_task_of_known_node(&mut self, id: &str, change: impl FnOnce(&mut Task)) {
         let Some(task) = self.store.change_task_unchecked(id, change) else { return };
-        let (node, is_new) = (task.node_id.0.clone(), task.created_index == 0);
-        self.touch_node(&node);
-        if is_new {
+        if task.created_index == 0 {
             // It was touched when it was made.
             self.changes += 1;
         } else {
@@ -104,7 +113,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn touch_node(&mut self, id: &str) {
+    pub(crate) fn touch_node(&mut self, id: &str) {
         if !id.is_empty() && !self.touched_nodes.contains(id) {
             self.touched_nodes.insert(id.to_owned());
         }
@@ -187,7 +196,9 @@ impl<'a> Draft<'a> {
                 // Tasks are many: they are moved out of the working copy, which ends here.
                 Kind::Task => {
                     let task = self.store.take_task_unchecked(&key.id).map(Arc::unwrap_or_clone);
-                    let before = self.base.task(&key.id);
+                    // One that was never stored need not be looked for.
+                    let is_new = task.as_ref().is_some_and(|task| task.created_index == 0);
+                    let before = if is_new { None } else { self.base.task(&key.id) };
                     if before.is_some_and(|before| task.as_ref() == Some(&**before)) {
                         continue;
                     }

@@ -17,6 +17,7 @@ mod schedule;
 mod scope;
 mod slots;
 mod update;
+mod waiting;
 mod why;
 
 pub(crate) use allocate::{VNI_MIN, first_host, is_overlay, overlaps};
@@ -78,6 +79,7 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
     roles::run(draft, &scope.nodes);
     allocate::networks(draft);
     enforce::run(draft, &scope.nodes);
+    scope.calm.clear();
     for id in scope.services.clone() {
         match draft.store.service(&id).cloned().filter(|service| !service.pending_delete) {
             None => reap::withdraw(draft, &id),
@@ -85,11 +87,13 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
             Some(_) => {}
         }
     }
-    scope.include_waiting(&draft.store);
+    // Whoever waits for addresses, ports or a node may be served by what became free.
+    let (mut waiters, owners) = waiting::collect(&draft.store);
+    scope.services.extend(owners);
     allocate::services(draft, &scope.services);
-    allocate::tasks(draft);
-    schedule::run(draft);
-    for id in &scope.services {
+    allocate::tasks(draft, &mut waiters);
+    schedule::run(draft, waiters);
+    for id in scope.services.iter().filter(|id| !scope.calm.contains(*id)) {
         reap::service(draft, id);
     }
     scope.balancers.append(&mut draft.touched_nodes);
@@ -102,16 +106,22 @@ fn round(draft: &mut Draft<'_>, scope: &mut Scope) {
 
 fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>) {
     enforce::service(draft, service);
-    if let ServiceMode::Replicated { replicas } = service.spec.mode
-        && !update::is_under_way(service)
-        && slots::is_calm(&draft.store, service, replicas)
-    {
+    if is_calm(draft, service) {
+        scope.calm.insert(service.id.0.clone());
         return;
     }
     restart::run(draft, service);
     let Some(service) = draft.store.service(service.id.as_str()).cloned() else { return };
     match service.spec.mode {
-        ServiceMode::Replicated { replicas } => replicated::run(draft, &service, replicas),
+        ServiceMode::Replicated { replicas } => {
+            let is_new = draft.store.task_count_of_service(service.id.as_str()) == 0;
+            replicated::run(draft, &service, replicas);
+            // Tasks just made are neither to be updated nor let go nor reaped.
+            if is_new && !update::is_under_way(&service) {
+                scope.calm.insert(service.id.0.clone());
+                return;
+            }
+        }
         ServiceMode::Global => global::run(draft, &service),
         ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => job::run(draft, &service),
     }
@@ -125,6 +135,12 @@ fn orchestrate(draft: &mut Draft<'_>, scope: &mut Scope, service: &Arc<Service>)
         return;
     }
     restart::release(draft, &service);
+}
+
+/// Whether one look over a replicated service's tasks shows that nothing is to be done.
+fn is_calm(draft: &Draft<'_>, service: &Service) -> bool {
+    let ServiceMode::Replicated { replicas } = service.spec.mode else { return false };
+    !update::is_under_way(service) && slots::is_calm(&draft.store, service, replicas)
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(super) struct Scope {
     pub(super) nodes: BTreeSet<String>,
     /// Nodes whose tasks changed: which networks do they use?
     pub(super) balancers: BTreeSet<String>,
+    /// Services that need nothing in this round.
+    pub(super) calm: BTreeSet<String>,
     /// Services whose spec this plan has put back; they wait for the next plan.
     pub(super) rolled_back: BTreeSet<String>,
 }
@@ -84,15 +86,6 @@ impl Scope {
                 }
             }
             Kind::Cluster | Kind::Secret | Kind::Config => {}
-        }
-    }
-
-    /// Whoever waits for addresses, ports or a node may be served by what became free.
-    pub(super) fn include_waiting(&mut self, store: &Store) {
-        for task in store.tasks_unassigned() {
-            if !self.services.contains(task.service_id.as_str()) {
-                self.services.insert(task.service_id.0.clone());
-            }
         }
     }
 }

@@ -51,9 +51,9 @@ pub(crate) fn is_calm(store: &Store, service: &Service, replicas: u64) -> bool {
         }
         numbers.push(task.slot);
     }
+    let tasks = numbers.len();
     numbers.sort_unstable();
     numbers.dedup();
-    let tasks = store.tasks_of_service(service.id.as_str()).count();
     numbers.len() == tasks && tasks as u64 == replicas
 }
 

@@ -4,11 +4,11 @@
 
 use super::draft::Draft;
 use super::slots::{
-    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_calm, is_current, new_task, node_is_eligible, slots,
+    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_current, new_task, node_is_eligible, slots,
     vacancy, wanted,
 };
 use skep_model::Timestamp;
-use skep_model::service::{FailureAction, Service, ServiceMode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
+use skep_model::service::{FailureAction, Service, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
 use skep_model::task::{Task, TaskState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,12 +40,6 @@ pub(super) fn is_under_way(service: &Service) -> bool {
 }
 
 pub(super) fn run(draft: &mut Draft<'_>, service: &Arc<Service>) {
-    if let ServiceMode::Replicated { replicas } = service.spec.mode
-        && !is_under_way(service)
-        && is_calm(&draft.store, service, replicas)
-    {
-        return;
-    }
     let slots = slots(&draft.store, service.id.as_str());
     finish_pairs(draft, service, &slots);
     let state = service.update_status.as_ref().map(|status| status.state);

@@ -1,6 +1,7 @@
 //! What can be derived from the tables and is asked for often: who belongs to whom, who
 //! is called what, and who holds which address, port or VNI. Never stored.
 
+use super::id::Id;
 use crate::command::Object;
 use skep_model::network::Protocol;
 use skep_model::node::Node;
@@ -30,7 +31,7 @@ impl std::fmt::Display for Holder {
     }
 }
 
-type Group = Arc<BTreeMap<Arc<str>, Arc<BTreeSet<Arc<str>>>>>;
+type Group = Arc<BTreeMap<Id, Arc<BTreeSet<Id>>>>;
 type Names = Arc<BTreeMap<String, Arc<str>>>;
 type Addresses = Arc<BTreeMap<Arc<str>, Arc<BTreeMap<IpAddr, Holder>>>>;
 
@@ -68,30 +69,30 @@ impl Indices {
 
     /// Tasks change most often and rarely in what is indexed, so only differences are touched.
     pub(super) fn change_task(&mut self, old: Option<&Task>, new: Option<&Task>) {
-        let owner = |task: Option<&Task>| task.map(|task| task.service_id.0.clone());
-        let node = |task: Option<&Task>| task.map(|task| node_key(task).to_owned());
-        let Some(id) = old.or(new).map(|task| Arc::<str>::from(task.id.as_str())) else { return };
-        change_group(&mut self.tasks_of_service, &id, owner(old), owner(new));
-        change_group(&mut self.tasks_of_node, &id, node(old), node(new));
+        let Some(any) = old.or(new) else { return };
+        let id = Id::of(any.id.as_str());
+        let owner = |task: &'_ Task| Id::of(task.service_id.as_str());
+        change_group(&mut self.tasks_of_service, &id, old.map(owner), new.map(owner));
+        let node = |task: &'_ Task| Id::of(node_key(task));
+        change_group(&mut self.tasks_of_node, &id, old.map(node), new.map(node));
         let before = old.map(task_addresses).unwrap_or_default();
         let after = new.map(task_addresses).unwrap_or_default();
         if before != after {
             self.release(&before);
-            self.hold(&after, &Holder::Task(id));
+            self.hold(&after, &Holder::Task(any.id.as_str().into()));
         }
     }
 
-    /// A task was changed in place; it was in the group of `node` and held `addresses`.
-    pub(super) fn move_task(&mut self, task: &Task, node: &str, addresses: &[(String, IpAddr)]) {
-        if node != node_key(task) {
-            let id = Arc::<str>::from(task.id.as_str());
-            change_group(&mut self.tasks_of_node, &id, Some(node.to_owned()), Some(node_key(task).to_owned()));
-        }
-        let after = task_addresses(task);
-        if addresses != after {
-            self.release(addresses);
-            self.hold(&after, &Holder::Task(task.id.as_str().into()));
-        }
+    /// A task was given its node.
+    pub(super) fn assign_task(&mut self, task: &Task) {
+        let (id, node) = (Id::of(task.id.as_str()), Id::of(node_key(task)));
+        change_group(&mut self.tasks_of_node, &id, Some(Id::of("")), Some(node));
+    }
+
+    /// A task that held `before` has other addresses now.
+    pub(super) fn readdress_task(&mut self, task: &Task, before: &[(String, IpAddr)]) {
+        self.release(before);
+        self.hold(&task_addresses(task), &Holder::Task(task.id.as_str().into()));
     }
 
     fn update(&mut self, object: &Object, add: bool) {
@@ -192,21 +193,21 @@ pub(super) fn node_key(task: &Task) -> &str {
     if task.status.state < TaskState::Assigned { "" } else { task.node_id.as_str() }
 }
 
-fn change_group(group: &mut Group, id: &Arc<str>, old: Option<String>, new: Option<String>) {
+fn change_group(group: &mut Group, id: &Id, old: Option<Id>, new: Option<Id>) {
     if old == new {
         return;
     }
     let groups = Arc::make_mut(group);
     if let Some(old) = old
-        && let Some(members) = groups.get_mut(old.as_str())
+        && let Some(members) = groups.get_mut(&old)
     {
         Arc::make_mut(members).remove(id);
         if members.is_empty() {
-            groups.remove(old.as_str());
+            groups.remove(&old);
         }
     }
     if let Some(new) = new {
-        Arc::make_mut(groups.entry(new.as_str().into()).or_default()).insert(Arc::clone(id));
+        Arc::make_mut(groups.entry(new).or_default()).insert(id.clone());
     }
 }
 

@@ -2,6 +2,7 @@
 //! cheap (tables are shared and copied on write), so a clone is a snapshot.
 
 mod check;
+mod id;
 mod index;
 mod recent;
 mod snapshot;
@@ -11,6 +12,7 @@ mod working;
 pub use index::Holder;
 
 use crate::command::{Command, Key, Kind, Object, Write};
+use id::Id;
 use index::Indices;
 use recent::Recent;
 use serde::{Deserialize, Serialize};
@@ -163,12 +165,12 @@ impl Store {
         self.indices.change(old, Some(&new));
         match new {
             Object::Cluster(cluster) => self.cluster = Some(Arc::new(cluster)),
-            Object::Node(node) => self.nodes.insert(node.id.0.clone(), Arc::new(*node)),
-            Object::Service(service) => self.services.insert(service.id.0.clone(), Arc::new(*service)),
-            Object::Task(task) => self.tasks.insert(task.id.0.clone(), Arc::new(*task)),
-            Object::Network(network) => self.networks.insert(network.id.0.clone(), Arc::new(network)),
-            Object::Secret(secret) => self.secrets.insert(secret.id.0.clone(), Arc::new(secret)),
-            Object::Config(config) => self.configs.insert(config.id.0.clone(), Arc::new(config)),
+            Object::Node(node) => self.nodes.insert(node.id.clone().as_str(), Arc::new(*node)),
+            Object::Service(service) => self.services.insert(service.id.clone().as_str(), Arc::new(*service)),
+            Object::Task(task) => self.tasks.insert(task.id.clone().as_str(), Arc::new(*task)),
+            Object::Network(network) => self.networks.insert(network.id.clone().as_str(), Arc::new(network)),
+            Object::Secret(secret) => self.secrets.insert(secret.id.clone().as_str(), Arc::new(secret)),
+            Object::Config(config) => self.configs.insert(config.id.clone().as_str(), Arc::new(config)),
         }
     }
 
@@ -245,14 +247,19 @@ impl Store {
     }
 
     pub fn tasks_of_service(&self, service: &str) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.indices.tasks_of_service.get(service);
-        ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.get(id))
+        let ids = self.indices.tasks_of_service.get(&Id::of(service));
+        ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.find(id))
+    }
+
+    /// How many tasks a service has, ended ones included.
+    pub(crate) fn task_count_of_service(&self, service: &str) -> usize {
+        self.indices.tasks_of_service.get(&Id::of(service)).map_or(0, |ids| ids.len())
     }
 
     /// Tasks that were assigned to the node, ended ones included.
     pub fn tasks_of_node(&self, node: &str) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.indices.tasks_of_node.get(node);
-        ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.get(id))
+        let ids = self.indices.tasks_of_node.get(&Id::of(node));
+        ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.find(id))
     }
 
     /// Tasks that wait for addresses or a node.

@@ -4,11 +4,12 @@
 //! hundred small buckets. A write after a clone copies one bucket, not the table:
 //! with 10,000 tasks that is about twenty entries instead of ten thousand.
 
+use super::id::Id;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 type Prefix = [u8; 2];
-type Bucket<T> = BTreeMap<String, Arc<T>>;
+type Bucket<T> = BTreeMap<Id, Arc<T>>;
 
 /// Objects by id, iterated in the order of ids.
 #[derive(Debug)]
@@ -37,7 +38,11 @@ impl<T: PartialEq> PartialEq for Table<T> {
 
 impl<T> Table<T> {
     pub(super) fn get(&self, id: &str) -> Option<&Arc<T>> {
-        self.buckets.get(&prefix(id))?.get(id)
+        self.find(&Id::of(id))
+    }
+
+    pub(super) fn find(&self, id: &Id) -> Option<&Arc<T>> {
+        self.buckets.get(&id.prefix())?.get(id)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -48,9 +53,10 @@ impl<T> Table<T> {
         self.buckets.values().flat_map(|bucket| bucket.values())
     }
 
-    pub(super) fn insert(&mut self, id: String, object: Arc<T>) {
+    pub(super) fn insert(&mut self, id: &str, object: Arc<T>) {
+        let id = Id::of(id);
         let buckets = Arc::make_mut(&mut self.buckets);
-        let bucket = Arc::make_mut(buckets.entry(prefix(&id)).or_default());
+        let bucket = Arc::make_mut(buckets.entry(id.prefix()).or_default());
         if bucket.insert(id, object).is_none() {
             self.len += 1;
         }
@@ -62,22 +68,31 @@ impl<T> Table<T> {
 
     /// Removes an object and returns it.
     pub(super) fn take(&mut self, id: &str) -> Option<Arc<T>> {
-        self.get(id)?;
-        let buckets = Arc::make_mut(&mut self.buckets);
-        let bucket = buckets.get_mut(&prefix(id))?;
-        let object = Arc::make_mut(bucket).remove(id);
+        let id = Id::of(id);
+        let bucket = self.bucket_with(&id)?;
+        let object = bucket.remove(&id);
         if bucket.is_empty() {
-            buckets.remove(&prefix(id));
+            Arc::make_mut(&mut self.buckets).remove(&id.prefix());
         }
-        self.len -= 1;
+        self.len -= usize::from(object.is_some());
         object
     }
 
     /// To be changed in place.
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Arc<T>> {
-        self.get(id)?;
-        let bucket = Arc::make_mut(&mut self.buckets).get_mut(&prefix(id))?;
-        Arc::make_mut(bucket).get_mut(id)
+        let id = Id::of(id);
+        self.bucket_with(&id)?.get_mut(&id)
+    }
+
+    /// The bucket of an object, copied if a clone of the table has it too. A bucket that
+    /// does not have the object is not copied for it.
+    fn bucket_with(&mut self, id: &Id) -> Option<&mut Bucket<T>> {
+        let shared = Arc::strong_count(&self.buckets) > 1
+            || self.buckets.get(&id.prefix()).is_some_and(|bucket| Arc::strong_count(bucket) > 1);
+        if shared {
+            self.find(id)?;
+        }
+        Arc::make_mut(&mut self.buckets).get_mut(&id.prefix()).map(Arc::make_mut)
     }
 }
 
@@ -85,16 +100,10 @@ impl<T> FromIterator<(String, Arc<T>)> for Table<T> {
     fn from_iter<I: IntoIterator<Item = (String, Arc<T>)>>(objects: I) -> Self {
         let mut table = Self::default();
         for (id, object) in objects {
-            table.insert(id, object);
+            table.insert(&id, object);
         }
         table
     }
-}
-
-/// Zero padded, which keeps the order of whole ids across buckets.
-fn prefix(id: &str) -> Prefix {
-    let bytes = id.as_bytes();
-    [bytes.first().copied().unwrap_or(0), bytes.get(1).copied().unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -114,10 +123,10 @@ mod tests {
     #[test]
     fn a_clone_does_not_see_later_writes() {
         let mut table = Table::default();
-        table.insert("a".into(), Arc::new(1));
+        table.insert("a", Arc::new(1));
         let before = table.clone();
-        table.insert("a".into(), Arc::new(2));
-        table.insert("b".into(), Arc::new(3));
+        table.insert("a", Arc::new(2));
+        table.insert("b", Arc::new(3));
         table.remove("nothing");
         assert_eq!((before.len(), before.get("a").map(|v| **v)), (1, Some(1)));
         table.remove("a");

@@ -11,17 +11,24 @@ impl Store {
     /// Adds a task that is not there yet.
     pub(crate) fn insert_task_unchecked(&mut self, task: Task) {
         self.indices.change_task(None, Some(&task));
-        self.tasks.insert(task.id.0.clone(), Arc::new(task));
+        let task = Arc::new(task);
+        self.tasks.insert(task.id.as_str(), Arc::clone(&task));
     }
 
     /// Changes a task where it is, copying it only when a snapshot shares it. What it is
     /// (service and id) must stay.
     pub(crate) fn change_task_unchecked(&mut self, id: &str, change: impl FnOnce(&mut Task)) -> Option<&Task> {
         let task = Arc::make_mut(self.tasks.get_mut(id)?);
-        let node = node_key(task).to_owned();
+        let unassigned = node_key(task).is_empty();
         let addresses = task_addresses(task);
         change(task);
-        self.indices.move_task(task, &node, &addresses);
+        // It never moves on from a node.
+        if unassigned && !node_key(task).is_empty() {
+            self.indices.assign_task(task);
+        }
+        if addresses != task_addresses(task) {
+            self.indices.readdress_task(task, &addresses);
+        }
         Some(task)
     }
 

@@ -208,6 +208,7 @@ fn complete(mut spec: NetworkSpec, id: NetworkId, state: &State, routes: &[IpNet
         bridge,
         vni: 0,
         containers: BTreeMap::new(),
+        ..NetworkInfo::default()
     })
 }
 

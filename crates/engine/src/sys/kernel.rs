@@ -31,7 +31,11 @@ impl Kernel {
         let capabilities = bounding_capabilities();
         let cgroup_v2 = Path::new(CGROUP_ROOT).join("cgroup.controllers").exists();
         let controllers = controllers(cgroup_v2);
-        let swap_limit = cgroup_v2 || Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
+        let swap_limit = if cgroup_v2 {
+            has_swap_limit(Path::new(CGROUP_ROOT))
+        } else {
+            Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+        };
         Self {
             sys_resource: capabilities.contains("CAP_SYS_RESOURCE"),
             capabilities,
@@ -68,6 +72,14 @@ impl Kernel {
         let entries = fs::read_dir(CGROUP_ROOT).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
     }
+}
+
+/// On version 2 only groups below the root say it; without any that limits memory it is
+/// taken for granted, as it is from 6.1 on.
+fn has_swap_limit(root: &Path) -> bool {
+    let groups = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut limited = groups.filter(|group| group.join("memory.max").exists()).peekable();
+    limited.peek().is_none() || limited.any(|group| group.join("memory.swap.max").exists())
 }
 
 fn read(path: &str) -> String {
@@ -126,4 +138,21 @@ fn memory_bytes() -> u64 {
     let text = read("/proc/meminfo");
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_limits_memory_says_whether_swap_can_be_limited() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(has_swap_limit(root.path()));
+        let group = root.path().join("system.slice");
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join("memory.max"), "max").unwrap();
+        assert!(!has_swap_limit(root.path()));
+        fs::write(group.join("memory.swap.max"), "max").unwrap();
+        assert!(has_swap_limit(root.path()));
+    }
 }

@@ -21,7 +21,7 @@ use skep_cluster::edit as decide;
 use skep_cluster::ids::IdSource;
 use skep_model::id::{ConfigId, NetworkId, NodeId, SecretId, ServiceId};
 use skep_model::network::NetworkSpec;
-use skep_model::node::{Node, NodeSpec};
+use skep_model::node::{Node, NodeSpec, Role};
 use skep_model::secret::{Config, ConfigSpec, Secret, SecretSpec};
 use skep_model::service::{ClusterNetwork, Service, ServiceSpec};
 use skep_model::task::Task;
@@ -107,13 +107,17 @@ impl Control {
 
     pub async fn update_node(&self, name: &str, version: u64, spec: NodeSpec) -> Result<()> {
         self.edit(|store, _, _| {
-            let id = self.find_node(store, name)?.id.clone();
-            Ok(((), decide::update_node(store, &id, version, spec.clone())?))
+            let node = self.find_node(store, name)?;
+            if spec.role == Role::Worker {
+                self.seen_managers().check_leaving(store, node)?;
+            }
+            Ok(((), decide::update_node(store, &node.id, version, spec.clone())?))
         })
         .await
     }
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
+        crate::managers::refresh(&self.replicator).await;
         self.edit(|store, now, _| {
             let id = self.find_node(store, name)?.id.clone();
             let mut writes = decide::remove_node(store, &id, force)?;

@@ -60,7 +60,7 @@ fn is_named(store: &Store, task: &Task, name: &str) -> bool {
         return !rest.is_empty();
     }
     let host = store.node(task.node_id.as_str()).map(|node| node.description.hostname.as_str());
-    task.slot == 0 && host.is_some_and(|host| rest.strip_prefix('.') == Some(host))
+    task.public_slot() == 0 && host.is_some_and(|host| rest.strip_prefix('.') == Some(host))
 }
 
 /// What runs before what is to run, and the newer of two.

@@ -47,6 +47,27 @@ impl Contact {
     }
 }
 
+/// Since when Raft says that this manager leads.
+#[derive(Clone, Default)]
+pub(crate) struct Won(Arc<Mutex<Option<Instant>>>);
+
+impl Won {
+    /// Now, if that is new.
+    fn since(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now)
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// It won less than `age` ago.
+    pub(crate) fn lately(&self, age: Duration) -> bool {
+        let won_at = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        won_at.is_some_and(|at| at.elapsed() < age)
+    }
+}
+
 /// What Raft says, with our doubts.
 enum Claim {
     /// `alone`: there is nobody to hear from.
@@ -81,10 +102,9 @@ impl Replicator {
     /// heartbeats to and nobody to lose an election to, and an idle node should sleep.
     pub(crate) async fn tend_leadership(&self, stop: &CancellationToken) -> Result<(), Error> {
         let mut metrics = self.raft.server_metrics();
-        let mut won_at = None;
         loop {
             metrics.borrow_and_update();
-            let claim = self.claim(&mut won_at);
+            let claim = self.claim();
             let alone = matches!(claim, Claim::Us { alone: true });
             self.raft.runtime_config().tick(!alone);
             let settled = match claim {
@@ -114,12 +134,11 @@ impl Replicator {
         }
     }
 
-    /// `won_at`: since when Raft says that this manager leads.
-    fn claim(&self, won_at: &mut Option<Instant>) -> Claim {
+    fn claim(&self) -> Claim {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state != ServerState::Leader {
-            *won_at = None;
+            self.won.forget();
             let membership = metrics.membership_config.membership();
             let leader = metrics.current_leader.filter(|leader| *leader != self.raft_id());
             let leader = leader.and_then(|leader| membership.get_node(&leader));
@@ -128,11 +147,11 @@ impl Replicator {
                 Some(_) | None => Claim::Nobody,
             };
         }
-        let won_at = *won_at.get_or_insert_with(Instant::now);
+        let won_since = self.won.since().elapsed();
         let membership = metrics.membership_config.membership();
         let alone = membership.nodes().all(|(id, _)| *id == self.raft_id());
         let acked = metrics.last_quorum_acked.map_or(Duration::MAX, |at| at.elapsed());
-        let silence = acked.min(won_at.elapsed());
+        let silence = acked.min(won_since);
         if alone || silence < SILENCE_MAX { Claim::Us { alone } } else { Claim::Nobody }
     }
 

@@ -95,9 +95,17 @@ impl Replicator {
         }
     }
 
-    /// On the leader: the members that answered lately, itself included.
+    /// On the leader: the members that answered lately, itself included. A new leader has not
+    /// heard of anybody yet and does not call them lost at once.
     pub(crate) fn reachable(&self) -> BTreeSet<u64> {
-        self.answered_within(REACHABLE_WITHIN)
+        let mut reachable = self.answered_within(REACHABLE_WITHIN);
+        if self.won.lately(REACHABLE_WITHIN) {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let unheard = metrics.heartbeat.iter().flatten().filter(|(_, at)| at.is_none());
+            reachable.extend(unheard.map(|(id, _)| *id));
+        }
+        reachable
     }
 
     fn answered_within(&self, age: Duration) -> BTreeSet<u64> {
@@ -239,6 +247,7 @@ impl Replicator {
     /// On the leader: demotes a node by its own wish and takes it out of Raft.
     pub(crate) async fn dismiss(&self, leave: &Join) -> Result<(), NotAdmitted> {
         self.check_leads().await?;
+        crate::managers::refresh(self).await;
         let id = &leave.member.node_id;
         let demoted = edit(self, |store, _, _| {
             let Some(node) = store.node(id.as_str()) else { return Ok(((), Vec::new())) };

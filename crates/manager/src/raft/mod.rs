@@ -21,7 +21,7 @@ mod types;
 use crate::ids::RandomIds;
 use crate::store_handle::StoreHandle;
 use epoch::Epoch;
-use leadership::{Contact, nobody};
+use leadership::{Contact, Won, nobody};
 use log::LogStore;
 use machine::Machine;
 use network::Network;
@@ -118,6 +118,7 @@ pub(crate) struct Replicator {
     store: StoreHandle,
     network: Network,
     contact: Contact,
+    won: Won,
     leadership: watch::Sender<Leadership>,
     /// Held while the members change: Raft takes one change at a time.
     changing: Arc<Mutex<()>>,
@@ -142,8 +143,8 @@ impl Replicator {
         let raft = RaftHandle::new(raft_id, config, network.clone(), log, machine).await;
         let raft = raft.map_err(|e| Error::internal(format!("cannot start Raft: {e}")))?;
         let (leadership, changing) = (watch::Sender::new(nobody()), Arc::new(Mutex::new(())));
-        let contact = Contact::default();
-        Ok(Self { raft, store, network, contact, leadership, changing, snapshot_file, log_closed })
+        let (contact, won) = (Contact::default(), Won::default());
+        Ok(Self { raft, store, network, contact, won, leadership, changing, snapshot_file, log_closed })
     }
 
     /// Makes the manager of the folder `dir`, which does not run, the only member of its swarm.

@@ -28,6 +28,8 @@ use tonic::{Status, Streaming};
 /// Nothing here should take longer, not even on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 pub fn config(dir: &Path) -> ManagerConfig {
     ManagerConfig {
         state_dir: dir.to_owned(),
@@ -65,7 +67,7 @@ pub fn service(name: &str, replicas: u64) -> ServiceSpec {
     spec
 }
 
-/// Waits until `check` holds of the store, looking again at each change.
+/// Waits until `check` holds, looking again at each change of the store and now and then.
 pub async fn wait_for(control: &Control, what: &str, check: impl Fn(&Control) -> bool) {
     let mut version = control.version();
     let waiting = async {
@@ -74,7 +76,10 @@ pub async fn wait_for(control: &Control, what: &str, check: impl Fn(&Control) ->
             if check(control) {
                 return;
             }
-            version.changed().await.unwrap();
+            // Who leads may change without the store.
+            if let Ok(changed) = tokio::time::timeout(LOOK_INTERVAL, version.changed()).await {
+                changed.unwrap();
+            }
         }
     };
     if tokio::time::timeout(DEADLINE, waiting).await.is_err() {

@@ -247,9 +247,21 @@ impl Lab {
         lab
     }
 
+    pub fn names_directory(&self) -> PathBuf {
+        self.directory.join("netns")
+    }
+
     /// Runs a program in an overlay's namespace and returns what it printed.
     pub fn run_in_overlay(&self, id: &NetworkId, line: &str) -> String {
-        let path = self.directory.join("overlays").join(id.as_str());
+        Self::run_in(&self.directory.join("overlays").join(id.as_str()), line)
+    }
+
+    /// Runs a program in a namespace by its name.
+    pub fn run_in_namespace(&self, name: &str, line: &str) -> String {
+        Self::run_in(&self.names_directory().join(name), line)
+    }
+
+    fn run_in(path: &Path, line: &str) -> String {
         let output =
             Command::new("nsenter").arg(format!("--net={}", path.display())).args(["sh", "-c", line]).output().unwrap();
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));

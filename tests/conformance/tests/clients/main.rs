@@ -51,9 +51,6 @@ fn main() {
     for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat() {
         trials.push(trial(&Client::skep(), name, run));
     }
-    for (name, run) in tasks::OPEN {
-        trials.push(trial(&Client::skep(), name, *run).with_ignored_flag(true));
-    }
     libtest_mimic::run(&arguments, trials).exit();
 }
 

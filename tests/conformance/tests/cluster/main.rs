@@ -7,7 +7,10 @@ mod failover;
 mod lab;
 mod load;
 mod members;
+mod network;
 mod power;
+mod reach;
+mod roles;
 mod swarm;
 mod upgrade;
 mod writer;
@@ -35,8 +38,11 @@ fn main() {
         upgrade::SCENARIOS,
         failover::SCENARIOS,
         power::SCENARIOS,
+        roles::SCENARIOS,
         members::SCENARIOS,
+        reach::SCENARIOS,
         lab::SCENARIOS,
+        network::SCENARIOS,
     ]
     .into_iter()
     .flatten()

@@ -2,7 +2,7 @@
 
 use crate::Scenario;
 use crate::swarm::{all_ready, create, formed, settled};
-use crate::writer::{Writers, same_state};
+use crate::writer::{PREFIX, Writers, same_state};
 use crate::{rounds, say};
 use anyhow::{Context, Result, ensure};
 use skep_conformance::{Cli, Lab, Node, Options, wait};
@@ -75,7 +75,7 @@ fn power_cuts_of_the_only_manager_lose_no_write(lab: &mut Lab) -> Result<()> {
         accepted += writers.finish(&managers).with_context(|| format!("power cut {round}"))?;
         // A new start, the tasks of the old one are dead: the same service runs again.
         settled(node, "steady", 2)?;
-        remove_services(node, "w")?;
+        remove_services(node, PREFIX)?;
     }
     say(&format!("{} power cuts of the only manager, {accepted} acknowledged writes kept", rounds(ROUNDS)));
     Ok(())

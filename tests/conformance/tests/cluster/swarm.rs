@@ -85,11 +85,13 @@ pub(crate) fn nodes_become(node: &Node, expect: &[&str]) -> Result<()> {
     })
 }
 
-/// The machine whose manager leads, as `asked` says.
+/// The machine whose manager leads, as `asked` says; while there is none, it is waited for.
 pub(crate) fn leader<'a>(lab: &'a Lab, asked: &Node) -> Result<&'a Node> {
-    let rows = nodes(asked)?;
-    let row = rows.iter().find(|row| row.ends_with(" Leader")).with_context(|| format!("no leader: {rows:?}"))?;
-    lab.by_name(row.split(' ').next().unwrap_or_default())
+    wait::until("a leader", || {
+        let rows = nodes(asked)?;
+        let row = rows.iter().find(|row| row.ends_with(" Leader")).with_context(|| format!("none: {rows:?}"))?;
+        lab.by_name(row.split(' ').next().unwrap_or_default())
+    })
 }
 
 /// Waits until all managers and workers of a formed lab are ready, as the first machine sees it.

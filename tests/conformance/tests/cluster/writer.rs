@@ -17,17 +17,21 @@ use std::time::{Duration, Instant};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two tries when no manager takes a write.
 const RETRY: Duration = Duration::from_millis(5);
-/// Replicas are asked for up to this many; none is ever placed.
-const REPLICAS_MAX: u64 = 50;
+/// Each write of a service carries the next number in this label.
+const NUMBER_LABEL: &str = "number";
+/// Replicas follow the number, below this; none is ever placed.
+const REPLICAS_END: u64 = 5;
 /// What a write at an old version is told, with status 500.
 const OUT_OF_SEQUENCE: &str = "update out of sequence";
+/// Beginning of the names of the clients' services.
+pub(crate) const PREFIX: &str = "writer";
 /// Services a client keeps at once.
 const KEPT: usize = 5;
 
 /// What is known of one service of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Known {
-    /// Acknowledged with so many replicas, and no later write is in doubt.
+    /// The write of this number was acknowledged, and no later one is in doubt.
     Is(u64),
     /// One of these: a write got no answer. `None` is "not there".
     OneOf(Vec<Option<u64>>),
@@ -45,6 +49,8 @@ pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicU64>,
     times: Arc<Mutex<Vec<Accepted>>>,
+    /// What the first client that gave up found.
+    failed: Arc<Mutex<Option<String>>>,
     threads: Vec<std::thread::JoinHandle<Result<BTreeMap<String, Known>>>>,
 }
 
@@ -52,6 +58,7 @@ impl Writers {
     /// Starts `count` clients; each begins at another manager.
     pub(crate) fn start(managers: &[Cli], count: usize) -> Self {
         let (stop, accepted, times) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::default());
+        let failed = Arc::<Mutex<Option<String>>>::default();
         let threads = (0..count)
             .map(|number| {
                 let mut client = OneWriter {
@@ -64,10 +71,17 @@ impl Writers {
                     services: BTreeMap::new(),
                     next: 0,
                 };
-                std::thread::spawn(move || client.run().map(|()| client.services))
+                let failed = Arc::clone(&failed);
+                std::thread::spawn(move || {
+                    let outcome = client.run();
+                    if let Err(error) = &outcome {
+                        failed.lock().unwrap().get_or_insert_with(|| format!("{error:#}"));
+                    }
+                    outcome.map(|()| client.services)
+                })
             })
             .collect();
-        Self { stop, accepted, times, threads }
+        Self { stop, accepted, times, failed, threads }
     }
 
     /// Writes acknowledged so far.
@@ -78,11 +92,14 @@ impl Writers {
     /// Waits for `more` further acknowledged writes.
     pub(crate) fn wait_for(&self, more: u64) -> Result<()> {
         let goal = self.count() + more;
-        wait::until("further writes", || {
-            ensure!(self.threads.iter().all(|thread| !thread.is_finished()), "a client ended");
+        let failed = wait::until("further writes", || {
+            if let Some(reason) = self.failed.lock().unwrap().clone() {
+                return Ok(Some(reason));
+            }
             ensure!(self.count() >= goal, "{} of {goal}", self.count());
-            Ok(())
-        })
+            Ok(None)
+        })?;
+        failed.map_or(Ok(()), |reason| bail!("a client found: {reason}"))
     }
 
     /// How long after `moment` the first write that was begun after it was acknowledged.
@@ -108,14 +125,24 @@ impl Writers {
     }
 }
 
-/// Names and replicas of all services, as one manager says.
+/// The number of the write that a service shows.
+fn number_of(service: &Value) -> Result<u64> {
+    let number = service["Spec"]["Labels"][NUMBER_LABEL].as_str().and_then(|text| text.parse().ok());
+    let number: u64 = number.context("no number")?;
+    let replicas = &service["Spec"]["Mode"]["Replicated"]["Replicas"];
+    ensure!(replicas.as_u64() == Some(number % REPLICAS_END), "half a write: number {number}, replicas {replicas}");
+    Ok(number)
+}
+
+/// Names and numbers of all services of the clients, as one manager says.
 fn services(manager: &Cli) -> Result<BTreeMap<String, u64>> {
     let list = manager.get("/services")?;
     let mut found = BTreeMap::new();
     for service in list.as_array().context("a list")? {
         let name = service["Spec"]["Name"].as_str().context("a name")?.to_owned();
-        let replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64().context("replicas")?;
-        ensure!(found.insert(name.clone(), replicas).is_none(), "two services {name}");
+        if name.starts_with(PREFIX) {
+            ensure!(found.insert(name.clone(), number_of(service)?).is_none(), "two services {name}");
+        }
     }
     Ok(found)
 }
@@ -125,14 +152,14 @@ fn compare(expected: &BTreeMap<String, Known>, found: &BTreeMap<String, u64>) ->
     for (name, known) in expected {
         let seen = found.get(name).copied();
         let fits = match known {
-            Known::Is(replicas) => seen == Some(*replicas),
+            Known::Is(number) => seen == Some(*number),
             Known::OneOf(choices) => choices.contains(&seen),
         };
         if !fits {
             wrong.push(format!("{name}: expected {known:?}, found {seen:?}"));
         }
     }
-    for name in found.keys().filter(|name| name.starts_with('w') && !expected.contains_key(*name)) {
+    for name in found.keys().filter(|name| !expected.contains_key(*name)) {
         wrong.push(format!("{name}: removed, but found"));
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -167,14 +194,14 @@ impl OneWriter {
                 .services
                 .iter()
                 .filter_map(|(name, known)| match known {
-                    Known::Is(replicas) => Some((name.clone(), *replicas)),
+                    Known::Is(number) => Some((name.clone(), *number)),
                     Known::OneOf(_) => None,
                 })
                 .collect();
             self.next += 1;
             match certain.first() {
                 Some((name, _)) if certain.len() > KEPT => self.remove(name)?,
-                Some((name, replicas)) if self.next.is_multiple_of(3) => self.scale(name, *replicas)?,
+                Some((name, number)) if self.next.is_multiple_of(3) => self.scale(name, *number)?,
                 _ => self.create()?,
             }
         }
@@ -182,7 +209,7 @@ impl OneWriter {
     }
 
     fn create(&mut self) -> Result<()> {
-        let name = format!("w{}-{}", self.number, self.next);
+        let name = format!("{PREFIX}{}-{}", self.number, self.next);
         let spec = spec(&name, 0);
         match self.write("POST", "/services/create", Some(&spec))? {
             Answer::Done => self.services.insert(name, Known::Is(0)),
@@ -193,15 +220,21 @@ impl OneWriter {
     }
 
     fn scale(&mut self, name: &str, before: u64) -> Result<()> {
-        let after = 1 + (before + 7) % REPLICAS_MAX;
+        let after = before + 1;
+        let mut refusals = Vec::new();
         loop {
-            let Some(version) = self.version(name, before, after)? else { return Ok(()) };
+            let found = self.version(name, before, after).with_context(|| format!("refused before: {refusals:?}"))?;
+            let Some(version) = found else { return Ok(()) };
+            let asked = self.at;
             let path = format!("/services/{name}/update?version={version}");
             let known = match self.write("POST", &path, Some(&spec(name, after)))? {
                 Answer::Done => Known::Is(after),
                 Answer::Unknown => Known::OneOf(vec![Some(before), Some(after)]),
                 // The manager that was read from lags behind; read again.
-                Answer::Refused(_, text) if text.contains(OUT_OF_SEQUENCE) => continue,
+                Answer::Refused(_, text) if text.contains(OUT_OF_SEQUENCE) => {
+                    refusals.push(format!("{version} at manager {asked}, then {}", self.at));
+                    continue;
+                }
                 Answer::Refused(status, text) => bail!("scale {name} at {version}: {status} {text}"),
             };
             self.services.insert(name.to_owned(), known);
@@ -223,7 +256,7 @@ impl OneWriter {
         Ok(())
     }
 
-    /// The version at which the service has `before` replicas, which was acknowledged; a
+    /// The version at which the service shows `before`, which was acknowledged; a
     /// manager that lags behind is given time. `None` when the client is to end.
     fn version(&mut self, name: &str, before: u64, after: u64) -> Result<Option<u64>> {
         let begin = Instant::now();
@@ -232,12 +265,17 @@ impl OneWriter {
             let said = match answer {
                 Ok((200, body)) => {
                     let service: Value = serde_json::from_str(&body)?;
-                    let replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64();
-                    if replicas == Some(before) {
-                        return service["Version"]["Index"].as_u64().context("a version").map(Some);
+                    let number = number_of(&service)?;
+                    let version = service["Version"]["Index"].as_u64().context("a version")?;
+                    if number == before {
+                        return Ok(Some(version));
                     }
-                    ensure!(replicas != Some(after), "{name}: a write was refused and is applied");
-                    format!("{replicas:?} replicas, not {before}")
+                    let at = self.at;
+                    ensure!(
+                        number < before,
+                        "{name}: {after} was refused, {number} is applied at {version}, says {at}"
+                    );
+                    format!("{number} and not yet {before}")
                 }
                 Ok((404, body)) => body,
                 Ok(_) | Err(_) => {
@@ -288,14 +326,15 @@ impl OneWriter {
 }
 
 /// A service that no node may run, so that only the control plane works.
-fn spec(name: &str, replicas: u64) -> Value {
+fn spec(name: &str, number: u64) -> Value {
     json!({
         "Name": name,
+        "Labels": { NUMBER_LABEL: number.to_string() },
         "TaskTemplate": {
             "ContainerSpec": { "Image": "busybox" },
             "Placement": { "Constraints": ["node.labels.none==here"] },
         },
-        "Mode": { "Replicated": { "Replicas": replicas } },
+        "Mode": { "Replicated": { "Replicas": number % REPLICAS_END } },
     })
 }
 

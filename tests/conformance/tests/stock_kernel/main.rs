@@ -14,7 +14,8 @@ use std::path::Path;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
+    // Each is a client and a daemon that wait for each other.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
     let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let has_ipvs = std::process::Command::new("modprobe").arg("ip_vs").status().is_ok_and(|status| status.success());
     let trials = vec![

@@ -4,6 +4,7 @@ use super::addresses::{is_overlay, next_free};
 use super::networks::is_allocated;
 use super::services::unallocated;
 use crate::plan::draft::Draft;
+use crate::plan::waiting::Waiters;
 use crate::store::Store;
 use ipnet::IpNet;
 use skep_model::id::NetworkId;
@@ -11,29 +12,27 @@ use skep_model::node::NodeState;
 use skep_model::service::ServiceEndpoint;
 use skep_model::task::{Task, TaskAttachment, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// NEW becomes PENDING once a task has all its addresses.
-pub(crate) fn tasks(draft: &mut Draft<'_>) {
-    let new = |task: &&Arc<Task>| task.status.state == TaskState::New && task.is_wanted();
-    let ids = |task: &Arc<Task>| (task.id.0.clone(), task.service_id.0.clone());
-    let waiting: Vec<(String, String)> = draft.store.tasks_unassigned().filter(new).map(ids).collect();
-    // Many tasks of one service wait for the same reason: find it once.
-    let mut blocked: BTreeMap<String, Option<String>> = BTreeMap::new();
-    for (id, service) in waiting {
-        let Some(service) = draft.store.service(&service).cloned() else { continue };
-        if !blocked.contains_key(service.id.as_str()) {
-            blocked.insert(service.id.0.clone(), unallocated(&draft.store, &service));
-        }
-        let legs = match blocked.get(service.id.as_str()) {
-            Some(Some(reason)) => Err(reason.clone()),
-            Some(None) | None => draft.store.task(&id).map_or(Ok(Vec::new()), |task| attachments(&draft.store, task)),
-        };
-        match legs {
-            Ok(legs) => admit(draft, &id, legs, &service.endpoint),
-            Err(reason) => {
-                draft.waiting(|| format!("task {id}: {reason}"));
-                draft.say_why(&id, &reason);
+pub(crate) fn tasks(draft: &mut Draft<'_>, waiters: &mut Waiters) {
+    for (id, tasks) in waiters.iter_mut().filter(|(_, tasks)| tasks.iter().any(|task| !task.is_pending)) {
+        let Some(service) = draft.store.service(id).cloned() else { continue };
+        // Its tasks wait for the same reason.
+        let blocked = unallocated(&draft.store, &service);
+        for task in tasks.iter_mut().filter(|task| !task.is_pending) {
+            let legs = match &blocked {
+                Some(reason) => Err(reason.clone()),
+                None => draft.store.task(&task.id).map_or(Ok(Vec::new()), |task| attachments(&draft.store, task)),
+            };
+            match legs {
+                Ok(legs) => {
+                    admit(draft, &task.id, legs, &service.endpoint);
+                    task.is_pending = true;
+                }
+                Err(reason) => {
+                    draft.waiting(|| format!("task {}: {reason}", task.id));
+                    draft.say_why(&task.id, &reason);
+                }
             }
         }
     }

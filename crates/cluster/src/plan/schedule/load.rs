@@ -5,7 +5,6 @@ use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::network::Protocol;
 use skep_model::node::Node;
-use skep_model::service::Service;
 use skep_model::task::{AssignedResource, Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +23,8 @@ pub(crate) struct NodeLoad {
     counted_left: BTreeMap<String, i64>,
     named_left: BTreeMap<String, BTreeSet<String>>,
     pub(super) host_ports: BTreeSet<(Protocol, u16)>,
+    /// It was given a task in this plan.
+    pub(super) is_touched: bool,
 }
 
 /// Every node, in the order of ids.
@@ -40,35 +41,29 @@ impl Loads {
 
     /// Tasks of a service that are to go on running, per node.
     pub(crate) fn counts(&self, store: &Store, service: &str) -> Vec<u32> {
-        let mut counts = vec![0; self.0.len()];
-        let placed = store.tasks_of_service(service).filter(|task| is_placed(task));
-        for at in placed.filter_map(|task| self.position(task.node_id.as_str())) {
-            counts[at] += 1;
-        }
-        counts
+        self.history(store, service, None, Timestamp::NEVER).0
     }
 
-    /// Failures per node of tasks made from a service's present spec, where they are many.
-    pub(super) fn failures(&self, store: &Store, service: &Service, now: Timestamp) -> Vec<u32> {
-        let mut failures = vec![0; self.0.len()];
-        for task in store.tasks_of_service(service.id.as_str()) {
+    /// The same, and failures per node of tasks made from one spec, where they were many
+    /// lately.
+    pub(super) fn history(
+        &self,
+        store: &Store,
+        service: &str,
+        spec_version: Option<u64>,
+        now: Timestamp,
+    ) -> (Vec<u32>, Vec<u32>) {
+        let (mut counts, mut failures) = (vec![0; self.0.len()], vec![0; self.0.len()]);
+        for task in store.tasks_of_service(service).filter(|task| task.status.state >= TaskState::Assigned) {
+            let Some(at) = self.position(task.node_id.as_str()) else { continue };
+            counts[at] += u32::from(task.is_wanted());
             let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected);
-            let recent = task.spec_version == service.spec_version && task.ended_at.plus(FAILURES_WINDOW) > now;
-            if failed
-                && recent
-                && let Some(at) = self.position(task.node_id.as_str())
-            {
-                failures[at] += 1;
-            }
+            let recent = Some(task.spec_version) == spec_version && task.ended_at.plus(FAILURES_WINDOW) > now;
+            failures[at] += u32::from(failed && recent);
         }
         failures.iter_mut().filter(|count| **count < FAILURES_TO_AVOID).for_each(|count| *count = 0);
-        failures
+        (counts, failures)
     }
-}
-
-/// A global service's task has its node before it is assigned.
-fn is_placed(task: &Task) -> bool {
-    task.is_wanted() && task.status.state >= TaskState::Assigned
 }
 
 impl NodeLoad {
@@ -82,6 +77,7 @@ impl NodeLoad {
             counted_left: description.generic_resources.clone(),
             named_left: description.named_resources.clone(),
             host_ports: BTreeSet::new(),
+            is_touched: false,
         };
         store.tasks_of_node(node.id.as_str()).for_each(|task| load.add(task));
         load

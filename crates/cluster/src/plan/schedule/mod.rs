@@ -8,43 +8,38 @@ pub(crate) use filter::Filters;
 pub(crate) use load::{Loads, NodeLoad};
 
 use super::draft::Draft;
+use super::waiting::{Waiter, Waiters};
 use filter::explain;
 use skep_model::task::{AssignedResource, Task, TaskState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tree::Tree;
 
-/// Tasks of one service made from one spec are alike: their slots and ids.
-type Groups = BTreeMap<(String, u64), Vec<(u64, String)>>;
-
-pub(super) fn run(draft: &mut Draft<'_>) {
-    let (groups, preassigned) = pending(draft);
-    if groups.is_empty() && preassigned.is_empty() {
+pub(super) fn run(draft: &mut Draft<'_>, waiters: Waiters) {
+    let mut alike: Vec<(String, Vec<Waiter>)> = Vec::new();
+    let mut preassigned = Vec::new();
+    for (service, tasks) in waiters {
+        let pending = tasks.into_iter().filter(|task| task.is_pending);
+        let (bound, mut free): (Vec<_>, Vec<_>) = pending.partition(|task| task.has_node);
+        preassigned.extend(bound.iter().filter_map(|task| draft.store.task(&task.id).cloned()));
+        free.sort_by(|a, b| (a.spec_version, a.slot, &a.id).cmp(&(b.spec_version, b.slot, &b.id)));
+        // Tasks of one service made from one spec are alike.
+        while let Some(first) = free.first() {
+            let end = free.partition_point(|task| task.spec_version == first.spec_version);
+            let rest = free.split_off(end);
+            alike.push((service.clone(), std::mem::replace(&mut free, rest)));
+        }
+    }
+    if alike.is_empty() && preassigned.is_empty() {
         return;
     }
     let mut loads = Loads::of(&draft.store);
     for task in preassigned {
         confirm(draft, &mut loads, &task);
     }
-    for ((service, _), mut tasks) in groups {
-        tasks.sort();
+    for (service, tasks) in alike {
         place(draft, &mut loads, &service, &tasks);
     }
-}
-
-/// Replicas to place, and tasks that only one node can take.
-fn pending(draft: &Draft<'_>) -> (Groups, Vec<Arc<Task>>) {
-    let (mut groups, mut preassigned): (Groups, Vec<Arc<Task>>) = Default::default();
-    let pending = |task: &&Arc<Task>| task.status.state == TaskState::Pending && task.is_wanted();
-    for task in draft.store.tasks_unassigned().filter(pending) {
-        if task.node_id.is_empty() {
-            let group = groups.entry((task.service_id.0.clone(), task.spec_version)).or_default();
-            group.push((task.slot, task.id.0.clone()));
-        } else {
-            preassigned.push(Arc::clone(task));
-        }
-    }
-    (groups, preassigned)
 }
 
 /// A global service's task, or one that is moved, runs on its node or nowhere.
@@ -57,8 +52,8 @@ fn confirm(draft: &mut Draft<'_>, loads: &mut Loads, task: &Task) {
     match filters.failing(load, u32::try_from(of_service).unwrap_or(u32::MAX)) {
         None => {
             let resources = load.take(&filters);
-            let node = load.node.id.0.clone();
-            assign(draft, task.id.as_str(), &node, resources, "scheduler confirmed task can run on preassigned node");
+            let message = "scheduler confirmed task can run on preassigned node";
+            assign(draft, task.id.as_str(), load, resources, message);
         }
         // What it would have taken over from runs on: the move is given up.
         Some(failed) if task.beside.is_some() => {
@@ -69,24 +64,25 @@ fn confirm(draft: &mut Draft<'_>, loads: &mut Loads, task: &Task) {
     }
 }
 
-fn place(draft: &mut Draft<'_>, loads: &mut Loads, service: &str, tasks: &[(u64, String)]) {
-    let Some(first) = tasks.first().and_then(|(_, id)| draft.store.task(id)).cloned() else { return };
+fn place(draft: &mut Draft<'_>, loads: &mut Loads, service: &str, tasks: &[Waiter]) {
+    let Some(first) = tasks.first().and_then(|task| draft.store.task(&task.id)).cloned() else { return };
     let filters = Filters::of(&draft.store, &first);
-    let mut counts = loads.counts(&draft.store, service);
-    let failures = match draft.store.service(service) {
-        Some(service) => loads.failures(&draft.store, service, draft.now),
-        None => vec![0; counts.len()],
+    let spec_version = draft.store.service(service).map(|service| service.spec_version);
+    let all_wait = draft.store.task_count_of_service(service) == tasks.len();
+    let (mut counts, failures) = if all_wait {
+        (vec![0; loads.0.len()], vec![0; loads.0.len()])
+    } else {
+        loads.history(&draft.store, service, spec_version, draft.now)
     };
     let spread = &first.spec.placement.spread;
     let mut tree = Tree::of(loads, &counts, &failures, spread, |at| filters.suits(&loads.0[at].node));
     let mut left = tasks.iter();
-    while let Some((_, id)) = left.as_slice().first() {
+    while let Some(Waiter { id, .. }) = left.as_slice().first() {
         let Some(at) = tree.take(&|at| filters.fits(&loads.0[at], counts[at])) else { break };
         counts[at] += 1;
         let load = &mut loads.0[at];
         let resources = load.take(&filters);
-        let node = load.node.id.0.clone();
-        assign(draft, id, &node, resources, "scheduler assigned task to node");
+        assign(draft, id, load, resources, "scheduler assigned task to node");
         left.next();
     }
     if left.as_slice().is_empty() {
@@ -95,13 +91,23 @@ fn place(draft: &mut Draft<'_>, loads: &mut Loads, service: &str, tasks: &[(u64,
     let failed: Vec<_> =
         loads.0.iter().zip(&counts).filter_map(|(load, count)| filters.failing(load, *count)).collect();
     let reason = explain(&failed);
-    left.for_each(|(_, id)| refuse(draft, id, &reason));
+    left.for_each(|task| refuse(draft, &task.id, &reason));
 }
 
-fn assign(draft: &mut Draft<'_>, task: &str, node: &str, resources: BTreeMap<String, AssignedResource>, message: &str) {
-    let now = draft.now;
-    draft.change_task(task, |task| {
-        task.node_id = node.into();
+fn assign(
+    draft: &mut Draft<'_>,
+    task: &str,
+    load: &mut NodeLoad,
+    resources: BTreeMap<String, AssignedResource>,
+    message: &str,
+) {
+    let (now, node) = (draft.now, &load.node.id);
+    if !load.is_touched {
+        load.is_touched = true;
+        draft.touch_node(node.as_str());
+    }
+    draft.change_task_of_known_node(task, |task| {
+        task.node_id.clone_from(node);
         task.resources = resources;
         task.status.state = TaskState::Assigned;
         task.status.timestamp = now;
