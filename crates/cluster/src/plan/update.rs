@@ -4,8 +4,8 @@
 
 use super::draft::Draft;
 use super::slots::{
-    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_current, new_task, node_is_eligible, slots,
-    vacancy, wanted,
+    Slot, SlotKey, Vacancy, ended_by_itself, fill, hold_back, is_current, new_task, node_is_eligible, slots, vacancy,
+    wanted,
 };
 use skep_model::Timestamp;
 use skep_model::service::{FailureAction, Service, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};

@@ -70,7 +70,9 @@ fn every_node_answers_for_every_task(lab: &mut Lab) -> Result<()> {
     for node in lab.nodes() {
         let url = format!("http://{}:8080/", node.address());
         wait::until(&format!("three tasks behind {}", node.name()), || {
-            let pages = (0..12).map(|_| lab.outside_ok(&["curl", "-sS", "--max-time", "5", &url])).collect::<Result<Vec<_>>>()?;
+            let pages = (0..12)
+                .map(|_| lab.outside_ok(&["curl", "-sS", "--max-time", "5", &url]))
+                .collect::<Result<Vec<_>>>()?;
             let counts = by_host(&pages)?;
             ensure!(counts.len() == 3 && counts.values().all(|count| *count == 4), "{counts:?}");
             for page in &pages {

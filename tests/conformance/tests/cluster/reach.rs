@@ -2,6 +2,7 @@
 
 use crate::Scenario;
 use anyhow::{Context, Result, ensure};
+use skep_conformance::terminal::Terminal;
 use skep_conformance::{Lab, Node, Options, wait};
 use std::collections::BTreeSet;
 use std::fs;
@@ -83,7 +84,8 @@ fn tasks_are_reached(lab: &mut Lab) -> Result<()> {
 fn far_shell(manager: &Node, slot: &str) -> Result<()> {
     // Some clients tell the size only once the command runs.
     let size = "until stty size 2>/dev/null | grep \"33 101\"; do :; done";
-    ensure!(manager.on_terminal(&["exec", "-it", slot, "sh", "-c", size])?.contains("33 101"));
+    let shown = Terminal::start(&manager.command(&["exec", "-it", slot, "sh", "-c", size]), 33, 101)?.finish()?;
+    ensure!(shown.contains("33 101"), "{shown}");
     let file = manager.scratch().join("sent");
     fs::write(&file, "x".repeat(300_000))?;
     manager.ok(&["cp", &file.to_string_lossy(), &format!("{slot}:/tmp/sent")])?;
