@@ -7,6 +7,8 @@ mod client;
 mod cmd;
 mod flags;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod human;
 mod parse;
 mod stream;
