@@ -69,13 +69,7 @@ enum Command {
         seeds: u64,
     },
     /// Measure skep, and Docker beside it when dockerd is present
-    Bench {
-        /// Scenarios to run; all when none is named
-        scenarios: Vec<String>,
-        /// Write the table into docs/benchmarks.md
-        #[arg(long)]
-        write: bool,
-    },
+    Bench(bench::Options),
     /// Run the fuzzers of everything that parses foreign bytes
     Fuzz {
         /// Only this one
@@ -139,7 +133,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify => lint::run().and_then(|()| test::run(None)),
         Command::Fix => lint::fix(),
         Command::Sim { seeds } => test::simulation(seeds),
-        Command::Bench { scenarios, write } => bench::run(&scenarios, write),
+        Command::Bench(options) => bench::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run_all(target.as_deref(), seconds),
         Command::Lab { command } => lab::run(&command),
         Command::Setup { images } => setup::packages().and_then(|()| if images { test::images() } else { Ok(()) }),

@@ -3,7 +3,7 @@
 
 mod assignments;
 mod heartbeat;
-mod progress;
+mod routes;
 mod session;
 mod sessions;
 mod status;
@@ -12,7 +12,7 @@ mod tunnels;
 use crate::access::Caller;
 use crate::edit::{edit, status_of};
 use crate::raft::Replicator;
-use progress::Progress;
+use routes::Routes;
 use sessions::{Session, Sessions};
 use skep_cluster::edit::node_ready;
 use skep_model::id::NodeId;
@@ -57,7 +57,7 @@ struct Inner {
     replicator: Replicator,
     sessions: Sessions,
     tunnels: Tunnels,
-    progress: Progress,
+    routes: Routes,
     reports: mpsc::Sender<Report>,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -83,7 +83,7 @@ pub(crate) fn new(
         replicator,
         sessions: Sessions::default(),
         tunnels,
-        progress: Progress::default(),
+        routes: Routes::default(),
         reports: sender,
         streams: TaskTracker::new(),
         stop,
@@ -100,6 +100,7 @@ impl DispatcherLoop {
             tokio::try_join!(
                 heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
                 status::run(&inner.replicator, self.reports, &inner.stop),
+                routes::run(inner.replicator.store(), &inner.routes),
             )
         };
         tokio::select! {
@@ -154,7 +155,7 @@ impl Inner {
     /// Whether every node that is not down has, within a limit, the network state that
     /// results from the store at an index.
     async fn everybody_has(&self, index: u64) -> bool {
-        let mut reports = self.progress.reports();
+        let mut reports = self.routes.reports();
         let until = Instant::now() + NETWORK_WAIT_MAX;
         loop {
             reports.borrow_and_update();
@@ -170,8 +171,8 @@ impl Inner {
     }
 
     fn all_have(&self, store: &skep_cluster::Store, index: u64) -> bool {
-        let mut alive = store.nodes().filter(|node| node.status.state != NodeState::Down);
-        alive.all(|node| self.progress.has(&node.id, index))
+        let alive = store.nodes().filter(|node| node.status.state != NodeState::Down);
+        self.routes.all_have(alive.map(|node| &node.id), index)
     }
 
     /// Only the leader serves agents; the others say where it is.
@@ -307,8 +308,8 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
         self.inner.check_leader()?;
         let (node, _) = caller_of(&request)?;
         let request = request.into_inner();
-        self.inner.sessions.get(&node, &request.session_id)?;
-        self.inner.progress.applied(&node, &request.session_id, request.generation);
+        let session = self.inner.sessions.get(&node, &request.session_id)?;
+        self.inner.routes.applied(&node, &session, request.generation);
         Ok(Response::new(ReportNetworkResponse {}))
     }
 
