@@ -40,7 +40,7 @@ pub(super) fn load(flags: &Flags, interpolate: bool) -> Result<Project> {
     let mut profiles = flags.profile.clone();
     let listed = environment.get("COMPOSE_PROFILES").map(String::as_str).unwrap_or_default();
     profiles.extend(listed.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned));
-    let request = Request { inputs, folder: normal(&folder), environment, profiles, interpolate };
+    let request = Request { inputs, folder: normal(&folder), environment, profiles, interpolate, local: None };
     let project = skep_compose::load(&request, &Disk)?;
     warn(&project);
     Ok(project)
