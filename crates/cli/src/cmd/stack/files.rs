@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The machine's own files.
-pub(super) struct Disk;
+pub(crate) struct Disk;
 
 impl Files for Disk {
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
@@ -56,7 +56,7 @@ fn warn(project: &Project) {
     }
 }
 
-fn standard_input() -> Result<String> {
+pub(crate) fn standard_input() -> Result<String> {
     let mut bytes = Vec::new();
     io::stdin().lock().take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).context("standard input")?;
     if bytes.len() > FILE_BYTES_MAX {
