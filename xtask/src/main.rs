@@ -6,6 +6,7 @@
 mod bench;
 mod course;
 mod demo;
+mod fuzz;
 mod images;
 mod lab;
 mod lint;
@@ -75,6 +76,14 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
+    /// Run the fuzzers of everything that parses foreign bytes
+    Fuzz {
+        /// Only this one
+        target: Option<String>,
+        /// Seconds for each
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
     /// Several machines on this one, to try a cluster by hand
     Lab {
         #[command(subcommand)]
@@ -131,6 +140,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Fix => lint::fix(),
         Command::Sim { seeds } => test::simulation(seeds),
         Command::Bench { scenarios, write } => bench::run(&scenarios, write),
+        Command::Fuzz { target, seconds } => fuzz::run_all(target.as_deref(), seconds),
         Command::Lab { command } => lab::run(&command),
         Command::Setup { images } => setup::packages().and_then(|()| if images { test::images() } else { Ok(()) }),
     }?;

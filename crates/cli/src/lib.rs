@@ -8,6 +8,8 @@ mod cmd;
 mod compose;
 mod flags;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod human;
 mod parse;
 mod stream;

@@ -13,8 +13,8 @@ use crate::access::Caller;
 use crate::edit::{edit, status_of};
 use crate::raft::Replicator;
 use progress::Progress;
-use sessions::Sessions;
-use skep_cluster::edit::{node_ready, node_state};
+use sessions::{Session, Sessions};
+use skep_cluster::edit::node_ready;
 use skep_model::id::NodeId;
 use skep_model::node::{NodeDescription, NodeState};
 use skep_model::task::TaskStatus;
@@ -136,19 +136,18 @@ impl Inner {
         .await
     }
 
-    /// The agent closed its session's stream: it went away, or the connection did.
-    async fn session_closed(&self, node: &NodeId, session_id: &str) {
+    /// A session's stream is closed: the agent went away, or the connection did.
+    async fn session_closed(&self, node: &NodeId, session: &Session) {
         if self.stop.is_cancelled() || !self.replicator.is_leader() {
             return;
         }
-        let decide = |store: &skep_cluster::Store, _, _: &mut dyn skep_cluster::ids::IdSource| {
-            // It may be back already; what that writes is newer, also when this is decided again.
-            let is_gone = self.sessions.is_current(node, session_id) && store.node(node.as_str()).is_some();
-            let writes = if is_gone { node_state(store, node, NodeState::Disconnected, "")? } else { Vec::new() };
-            Ok(((), writes))
-        };
-        if let Err(error) = edit(&self.replicator, decide).await {
-            tracing::warn!(%node, %error, "cannot record that a node disconnected");
+        let nodes = std::slice::from_ref(node);
+        let is_gone = |_| !session.ended.is_cancelled();
+        heartbeat::write_states(&self.replicator, nodes, NodeState::Disconnected, "", is_gone).await;
+        // It may have come back meanwhile, have seen its old, good state, and have written nothing.
+        if session.ended.is_cancelled() && self.sessions.is_open(node) {
+            let is_wrong = |present| present == NodeState::Disconnected;
+            heartbeat::write_states(&self.replicator, nodes, NodeState::Ready, "", is_wrong).await;
         }
     }
 
@@ -217,7 +216,7 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
         let inner = self.inner.clone();
         self.inner.streams.spawn(async move {
             session::stream(&inner, &node, &opened, sender).await;
-            inner.session_closed(&node, &opened.id).await;
+            inner.session_closed(&node, &opened).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }

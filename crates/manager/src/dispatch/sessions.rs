@@ -31,7 +31,8 @@ struct Entry {
     deadline: Instant,
 }
 
-/// An open session. Its streams end when `ended` is cancelled.
+/// An open session. `ended` is cancelled when it is no longer the node's, also when the
+/// node goes on with it over another stream; its streams end then.
 #[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) id: String,
@@ -71,10 +72,6 @@ impl Sessions {
         let table = self.table();
         let entry = table.get(node).filter(|entry| entry.is(session_id));
         entry.and_then(|entry| entry.session.clone()).ok_or_else(unknown)
-    }
-
-    pub(crate) fn is_current(&self, node: &NodeId, session_id: &str) -> bool {
-        self.table().get(node).is_some_and(|entry| entry.is(session_id))
     }
 
     /// Whether the node has a session, whichever.
