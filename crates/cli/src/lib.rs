@@ -5,6 +5,7 @@
 
 mod client;
 mod cmd;
+mod compose;
 mod flags;
 mod format;
 #[cfg(fuzzing)]

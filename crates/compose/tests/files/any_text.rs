@@ -20,6 +20,7 @@ fn read(text: &str, dotenv: &str) -> Option<String> {
         environment: BTreeMap::from([("A".to_owned(), "a".repeat(1000)), ("E".to_owned(), String::new())]),
         profiles: vec![],
         interpolate: true,
+        local: None,
     };
     let begin = Instant::now();
     let project = load(&request, &files);
