@@ -1,9 +1,9 @@
-//! Compose files and `.env` files, up to the objects of a stack.
+//! Compose files and `.env` files, up to the objects of a stack and of one machine.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use skep_compose::{Files, Input, Request, load};
+use skep_compose::{Files, Input, LocalRequest, Request, load};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -28,15 +28,20 @@ impl Files for Memory<'_> {
 fuzz_target!(|texts: (&str, &str)| {
     let (compose, dotenv) = texts;
     let files = Memory { compose, dotenv };
-    let request = Request {
+    let request = |local| Request {
         inputs: vec![Input { path: "/p/f.yml".into(), text: None }],
         folder: "/p".into(),
         environment: BTreeMap::from([("A".to_owned(), "a".repeat(1000))]),
         profiles: vec![],
         interpolate: true,
+        local,
     };
-    if let Ok(project) = load(&request, &files) {
+    if let Ok(project) = load(&request(None), &files) {
         let _ = project.to_stack("s", &files);
         let _ = project.to_yaml();
+    }
+    if let Ok(project) = load(&request(Some(LocalRequest::default())), &files) {
+        let _ = project.to_local(&files);
+        let _ = project.to_local_yaml();
     }
 });

@@ -6,6 +6,7 @@
 mod client;
 mod cmd;
 mod compose;
+mod doctor;
 mod flags;
 mod format;
 #[cfg(fuzzing)]

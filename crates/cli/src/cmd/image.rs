@@ -146,7 +146,7 @@ pub(crate) async fn build(client: &Client, flags: Build) -> Outcome {
             options.push_str(&query(&[(key, value)]).replacen('?', "&", 1));
         }
     }
-    let reader = context_reader(&flags, dockerfile == OUTSIDE_DOCKERFILE)?;
+    let reader = context_reader(&flags)?;
     let payload = Payload::Stream { reader, content_type: "application/x-tar" };
     let answer = client.send(Method::POST, &format!("/build{options}"), &[], payload).await?;
     let mut image_id = String::new();
@@ -182,18 +182,13 @@ fn dockerfile_in_context(flags: &Build) -> anyhow::Result<String> {
     let path = path.with_context(|| {
         format!("unable to prepare context: unable to evaluate symlinks in Dockerfile path: {file}")
     })?;
-    match path.strip_prefix(&context) {
-        Ok(inside) => Ok(inside.to_string_lossy().into_owned()),
-        // It travels beside the context's own files.
-        Err(_) => Ok(OUTSIDE_DOCKERFILE.to_owned()),
-    }
+    let inside =
+        path.strip_prefix(&context).map_err(|_| anyhow!("the Dockerfile ({file}) must be within the build context"))?;
+    Ok(inside.to_string_lossy().into_owned())
 }
 
-/// Name in the archive of a Dockerfile that lies outside the context.
-const OUTSIDE_DOCKERFILE: &str = ".skep-dockerfile";
-
 /// The context as a tar stream, written by a thread while it is sent.
-fn context_reader(flags: &Build, outside: bool) -> anyhow::Result<Box<dyn AsyncRead + Send + Sync + Unpin>> {
+fn context_reader(flags: &Build) -> anyhow::Result<Box<dyn AsyncRead + Send + Sync + Unpin>> {
     if flags.context == "-" {
         return Ok(Box::new(tokio::io::stdin()));
     }
@@ -204,17 +199,11 @@ fn context_reader(flags: &Build, outside: bool) -> anyhow::Result<Box<dyn AsyncR
         return Err(anyhow!("unable to prepare context: context must be a directory: {}", folder.display()));
     }
     let (reader, writer) = std::io::pipe().context("a pipe for the build context")?;
-    let dockerfile = flags.file.clone().filter(|_| outside);
     // The daemon applies .dockerignore; the file itself and the Dockerfile always travel.
     std::thread::spawn(move || {
         let mut archive = tar::Builder::new(writer);
         archive.follow_symlinks(false);
-        let beside = |archive: &mut tar::Builder<_>| match &dockerfile {
-            Some(path) => archive.append_path_with_name(Path::new(path).canonicalize()?, OUTSIDE_DOCKERFILE),
-            None => Ok(()),
-        };
-        let sent = archive.append_dir_all(".", &folder).and_then(|()| beside(&mut archive));
-        match sent.and_then(|()| archive.finish()) {
+        match archive.append_dir_all(".", &folder).and_then(|()| archive.finish()) {
             // The daemon stopped reading: it has told why, or will.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
             Err(error) => eprintln!("the build context could not be sent: {error}"),

@@ -7,7 +7,7 @@ pub(crate) mod copy;
 mod copy_paths;
 mod create;
 mod disk;
-pub(crate) mod image;
+mod image;
 mod login;
 mod manual;
 mod network;
@@ -73,6 +73,7 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Import(flags) => image::import(client, flags).await,
         Verb::Load(flags) => image::load(client, &flags).await,
         Verb::Save(flags) => image::save(client, &flags).await,
+        Verb::Search(flags) => registry::search(client, &flags).await,
         Verb::Rmi(flags) => image::remove(client, &flags).await,
         Verb::Tag(flags) => image::tag(client, &flags).await,
         Verb::Image(verb) => image::dispatch(client, verb).await,

@@ -129,7 +129,7 @@ pub(super) fn inherit(body: &mut Value, old: &Value) {
 }
 
 /// The daemon names what nobody named by 64 hexadecimal digits.
-fn is_anonymous(name: &str) -> bool {
+pub(super) fn is_anonymous(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

@@ -2,15 +2,16 @@
 
 use super::{Context, order};
 use crate::client::segment;
-use crate::cmd::{image, registry};
+use crate::cmd::{self, registry};
 use crate::flags::compose::{Build as BuildFlags, Making, Pull, Push};
-use crate::flags::{Skep, Verb};
+use crate::flags::Skep;
 use crate::format::text;
 use crate::{Client, Failure, Outcome};
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
 use skep_compose::{Build, LocalService};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// What an image needs before containers are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,23 +109,32 @@ async fn build_one(client: &Client, service: &LocalService, flags: &BuildFlags) 
         return Err(anyhow!("service {}: {text}", service.key).into());
     }
     super::say("Image", &service.image, "Building");
-    let mut words = words(wish, flags);
-    let inline = wish.inline.as_ref().map(|text| Inline::write(text)).transpose()?;
-    if let Some(inline) = &inline {
-        words.extend(["--file".to_owned(), inline.path.clone()]);
+    let copied = Copied::of(wish)?;
+    let mut words = words(client, wish, flags);
+    if let Some(copied) = &copied {
+        words.push(format!("--file={}", copied.path.display()));
+    } else if !wish.dockerfile.is_empty() {
+        words.push(format!("--file={}", wish.dockerfile));
     }
     words.push(wish.context.clone());
-    let parsed = Skep::try_parse_from(words).map_err(|error| anyhow!("{error}"))?;
-    let Verb::Build(parsed) = parsed.verb else { return Err(anyhow!("not a build").into()) };
-    let built = image::build(client, *parsed).await;
-    built.map_err(|failure| Failure::Other(anyhow!("service {}: {failure}", service.key)))?;
+    let built = type_in(words).await;
+    built.map_err(|failure| match failure {
+        Failure::Code(code) => Failure::Code(code),
+        other => Failure::Other(anyhow!("service {}: {other}", service.key)),
+    })?;
     super::say("Image", &service.image, "Built");
     Ok(())
 }
 
+/// Runs another verb as if it had been typed.
+async fn type_in(words: Vec<String>) -> Outcome {
+    let parsed = Skep::try_parse_from(words).map_err(|error| anyhow!("{error}"))?;
+    Box::pin(cmd::dispatch(parsed)).await
+}
+
 /// The build as `skep build` takes it, but for the Dockerfile of the compose file and the context.
-fn words(wish: &Build, flags: &BuildFlags) -> Vec<String> {
-    let mut words: Vec<String> = vec!["skep".into(), "build".into()];
+fn words(client: &Client, wish: &Build, flags: &BuildFlags) -> Vec<String> {
+    let mut words: Vec<String> = vec!["skep".into(), "--host".into(), client.host().into(), "build".into()];
     let mut add = |flag: &str, values: &[String]| {
         for value in values.iter().filter(|value| !value.is_empty()) {
             words.extend([format!("--{flag}={value}")]);
@@ -139,7 +149,6 @@ fn words(wish: &Build, flags: &BuildFlags) -> Vec<String> {
     add("network", std::slice::from_ref(&wish.network));
     add("add-host", &wish.extra_hosts);
     add("platform", std::slice::from_ref(&wish.platform));
-    add("file", std::slice::from_ref(&wish.dockerfile));
     add("shm-size", &wish.shm_bytes.map(|bytes| bytes.to_string()).into_iter().collect::<Vec<_>>());
     for (flag, on) in [
         ("--no-cache", wish.no_cache || flags.no_cache),
@@ -153,22 +162,37 @@ fn words(wish: &Build, flags: &BuildFlags) -> Vec<String> {
     words
 }
 
-/// A Dockerfile that stands in the compose file, on disk while its image is built.
-struct Inline {
-    path: String,
+/// A Dockerfile that is not in the context: written in the compose file, or elsewhere on disk.
+/// While the image is built a copy lies in the context.
+struct Copied {
+    path: PathBuf,
 }
 
-impl Inline {
-    fn write(text: &str) -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("skep-dockerfile-{}", std::process::id()));
-        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-        Ok(Self { path: path.to_string_lossy().into_owned() })
+impl Copied {
+    fn of(wish: &Build) -> anyhow::Result<Option<Self>> {
+        let context = Path::new(&wish.context);
+        let text = match &wish.inline {
+            Some(text) => text.clone(),
+            None if wish.dockerfile.is_empty() || is_inside(Path::new(&wish.dockerfile), context) => return Ok(None),
+            None => std::fs::read_to_string(&wish.dockerfile).with_context(|| wish.dockerfile.clone())?,
+        };
+        let path = context.join(format!(".dockerfile-{}", std::process::id()));
+        std::fs::write(&path, text).with_context(|| format!("the Dockerfile must lie in {}", context.display()))?;
+        Ok(Some(Self { path }))
     }
 }
 
-impl Drop for Inline {
+/// What is not there is left to the build to complain about.
+fn is_inside(dockerfile: &Path, context: &Path) -> bool {
+    match (dockerfile.canonicalize(), context.canonicalize()) {
+        (Ok(dockerfile), Ok(context)) => dockerfile.starts_with(context),
+        _ => true,
+    }
+}
+
+impl Drop for Copied {
     fn drop(&mut self) {
-        // It lies in the folder for temporary files and harms nobody.
+        // It was ours, and nobody else needs it.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -240,10 +264,8 @@ pub(super) async fn push(context: &Context<'_>, flags: &Push) -> Outcome {
 async fn push_one(client: &Client, service: &LocalService, quiet: bool) -> Outcome {
     super::say("Image", &service.image, "Pushing");
     let quiet = quiet || !crate::terminal::output_is_terminal();
-    let words = ["skep", "push", &service.image].into_iter().chain(quiet.then_some("--quiet"));
-    let parsed = Skep::try_parse_from(words).map_err(|error| anyhow!("{error}"))?;
-    let Verb::Push(parsed) = parsed.verb else { return Err(anyhow!("not a push").into()) };
-    registry::push(client, &parsed).await?;
+    let words = ["skep", "--host", client.host(), "push", &service.image].into_iter().chain(quiet.then_some("--quiet"));
+    type_in(words.map(str::to_owned).collect()).await?;
     super::say("Image", &service.image, "Pushed");
     Ok(())
 }
@@ -299,11 +321,12 @@ mod tests {
             ..Build::default()
         };
         let flags = BuildFlags { build_arg: vec!["A=d".into()], ..BuildFlags::default() };
-        let found = words(&wish, &flags);
+        let client = Client::new(Some("unix:///x")).unwrap();
+        let found = words(&client, &wish, &flags);
         let expect =
-            ["skep", "build", "--tag=shop-web", "--build-arg=A=b c", "--build-arg=A=d", "--target=last", "--no-cache"];
+            ["skep", "--host", "unix:///x", "build", "--tag=shop-web", "--build-arg=A=b c", "--build-arg=A=d", "--target=last", "--no-cache"];
         assert_eq!(found, expect);
         let parsed = Skep::try_parse_from(found.iter().map(String::as_str).chain(["."])).unwrap();
-        assert!(matches!(parsed.verb, Verb::Build(_)));
+        assert!(matches!(parsed.verb, crate::flags::Verb::Build(_)));
     }
 }

@@ -1,10 +1,11 @@
 //! Verbs that change the state of containers that are there.
 
 use super::seen::Seen;
-use super::{Context, down, make, order, say, stop_query};
+use super::{Context, body, down, make, order, say, stop_query};
 use crate::client::query;
 use crate::cmd::confirm;
 use crate::flags::compose::{Kill, Restart, Rm, Stop};
+use crate::format::text;
 use crate::{Failure, Outcome};
 use anyhow::anyhow;
 use futures_util::future::{select_all, try_join_all};
@@ -37,9 +38,27 @@ pub(super) async fn stop_and_remove(
             if one.runs() {
                 make::stop(context.client, &one.id, &one.name, timeout).await?;
             }
-            make::remove(context.client, &one.id, &one.name, volumes).await
+            make::remove(context.client, &one.id, &one.name, volumes).await?;
+            if volumes { remove_anonymous(context, one).await } else { Ok(()) }
         }))
         .await?;
+    }
+    Ok(())
+}
+
+/// Volumes that nobody named go with the container that has them, also when it took them over
+/// from the one before, which made them named ones for the daemon.
+async fn remove_anonymous(context: &Context<'_>, one: &Seen) -> Outcome {
+    for mount in one.row["Mounts"].as_array().into_iter().flatten() {
+        let name = text(&mount["Name"]);
+        if mount["Type"] != "volume" || !body::is_anonymous(&name) {
+            continue;
+        }
+        match context.client.delete(&format!("/volumes/{name}")).await {
+            // Gone with the container, or in use by another.
+            Err(Failure::Api(error)) if matches!(error.status, 404 | 409) => {}
+            other => drop(other?),
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::{Failure, Outcome};
 use anyhow::anyhow;
 use futures_util::future::try_join_all;
 use serde_json::Value;
-use skep_compose::{Dependency, LocalService};
+use skep_compose::{Condition, Dependency, LocalService};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ pub(super) async fn up(context: &Context<'_>, flags: Up) -> Outcome {
     if flags.wait {
         let until = flags.wait_timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let containers = containers_of(context, &chosen).await?;
-        let all = containers.iter().map(|one| waiting::container(context.client, one, waiting::Goal::Ready, until));
+        let all = containers.iter().map(|one| waiting::container(context.client, one, goal(context, one), until));
         return try_join_all(all).await.map(drop);
     }
     if flags.detach {
@@ -72,6 +72,13 @@ pub(super) async fn up(context: &Context<'_>, flags: Up) -> Outcome {
         timeout: flags.timeout,
     };
     logs::watch(context, &containers, &watch).await
+}
+
+/// What `--wait` waits for: of a service whose end others wait for, its end.
+fn goal(context: &Context<'_>, one: &Seen) -> waiting::Goal {
+    let ends = |wish: &Dependency| wish.service == one.service && wish.condition == Condition::Completed;
+    let awaited = context.services().iter().any(|service| service.depends_on.iter().any(ends));
+    if awaited { waiting::Goal::Completed } else { waiting::Goal::Ready }
 }
 
 pub(super) async fn create(context: &Context<'_>, flags: &Create) -> Outcome {

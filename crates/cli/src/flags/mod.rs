@@ -137,6 +137,8 @@ pub(crate) enum Verb {
     Rmi(image::Rmi),
     /// Save images to a tar archive
     Save(image::Save),
+    /// Search a registry for images
+    Search(image::Search),
     /// Start stopped containers
     Start(container::Start),
     /// Show what containers use, as it changes
