@@ -10,6 +10,7 @@ mod fuzz;
 mod images;
 mod lab;
 mod lint;
+mod nightly;
 mod setup;
 mod sh;
 mod test;
@@ -67,6 +68,14 @@ enum Command {
         /// Number of seeds
         #[arg(long, default_value_t = 500)]
         seeds: u64,
+    },
+    /// Run what takes too long for every change, for hours: thousands of seeds, many rounds of faults
+    Nightly,
+    /// Run real managers on a simulated network: `--seeds N`, `--seed N --show`, `--twice`, `--planted`
+    Turmoil {
+        /// What the program is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Measure skep, and Docker beside it when dockerd is present
     Bench(bench::Options),
@@ -133,6 +142,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify => lint::run().and_then(|()| test::run(None)),
         Command::Fix => lint::fix(),
         Command::Sim { seeds } => test::simulation(seeds),
+        Command::Nightly => nightly::run(),
+        Command::Turmoil { words } => test::turmoil(&words.iter().map(String::as_str).collect::<Vec<_>>()),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run_all(target.as_deref(), seconds),
         Command::Lab { command } => lab::run(&command),

@@ -249,6 +249,28 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Templates come from users: whatever they hold, an answer that is not larger than allowed.
+        #[test]
+        fn any_template_is_answered(
+            text in "\\PC{0,80}",
+            pieces in proptest::collection::vec(proptest::sample::select(vec![
+                "{{", "}}", ".", ".Task.Slot", ".Service.Labels", " ", "range ", "end", "if ", "else", "else if ", "index ",
+                "with ", "$x", ":=", ",", "|", "\"pw\"", "`", "'", "(", ")", "1", "-1", "1e999", "define ", "block ",
+                "template ", "{{-", "-}}", "/*", "*/", "printf ", "len ", "slice ", "join ", "and ", "or ", "not ", "eq ",
+                "env ", "secret ", "config ", "\u{0}", "\u{fffd}",
+            ]), 0..16),
+        ) {
+            let at_hand = AtHand { secrets: [("pw".to_owned(), vec![0xff; 10])].into(), ..AtHand::default() };
+            for template in [text, pieces.concat()] {
+                let of_spec = expand(&template, &task(), &node());
+                let of_file = expand_file(template.as_bytes(), &task(), &node(), &at_hand);
+                let lengths = [of_spec.map_or(0, |text| text.len()), of_file.map_or(0, |data| data.len())];
+                proptest::prop_assert!(lengths.iter().all(|length| *length <= OUTPUT_BYTES_MAX), "{lengths:?}");
+            }
+        }
+    }
+
     #[test]
     fn known_placeholders_are_replaced() {
         check("plain", Some("plain"));

@@ -2,7 +2,7 @@
 //! leader who may be gone.
 
 use super::Control;
-use crate::raft::{Leadership, NO_LEADER};
+use crate::raft::{Leadership, NO_LEADER, RaftState};
 use sha2::{Digest, Sha256};
 use skep_cluster::Store;
 use skep_cluster::edit::{has_quorum, loss_of_quorum};
@@ -70,6 +70,11 @@ impl Control {
     /// It is the last manager, or the others would be no majority, or nobody leads.
     pub async fn retire(&self) -> Result<()> {
         self.replicator.leave(self.own.clone()).await
+    }
+
+    /// What this manager's Raft says of itself.
+    pub fn raft_state(&self) -> RaftState {
+        self.replicator.raft_state()
     }
 
     /// The version of this manager's store and a digest of all that is in it. Stores of the
