@@ -65,7 +65,7 @@ pub(super) struct Facts {
 /// The data root's file system cannot be asked.
 pub(super) fn probe(root: &Path, data_root: &Path, daemon: Result<Value, String>) -> anyhow::Result<Facts> {
     let read = |path: &str| text(&root.join(path));
-    let existing = data_root.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let existing = data_root.ancestors().find(|folder| folder.exists()).unwrap_or_else(|| Path::new("/"));
     let disk = nix::sys::statvfs::statvfs(existing).with_context(|| existing.display().to_string())?;
     let fragment = disk.fragment_size();
     let mounts = read("proc/self/mountinfo");

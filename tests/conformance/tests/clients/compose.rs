@@ -66,7 +66,7 @@ impl<'h> Project<'h> {
     }
 
     fn skep_command(&self, args: &[&str]) -> Command {
-        self.command(environment("SKEP_TEST_SKEP").into(), &["compose"], args)
+        self.command(environment("SKEP_TEST_SKEP"), &["compose"], args)
     }
 
     fn skep(&self, args: &[&str]) -> Result<String> {
