@@ -31,8 +31,8 @@ mod units;
 mod yaml;
 
 pub use convert::{
-    Build, FileObject, IMAGE_LABEL, Local, LocalNetwork, LocalService, LocalVolume, NAMESPACE_LABEL, PlacedFile, Service,
-    Stack,
+    Build, FileObject, IMAGE_LABEL, Local, LocalNetwork, LocalService, LocalVolume, NAMESPACE_LABEL, PlacedFile,
+    Service, Stack,
 };
 pub use error::{Error, Place, Result};
 pub use load::{Files, Input, LocalRequest, Request, load};

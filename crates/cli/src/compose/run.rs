@@ -131,7 +131,8 @@ fn change(body: &mut Value, flags: &Run, tty: bool) -> anyhow::Result<()> {
     host["RestartPolicy"] = json!({"Name": "no"});
     extend(&mut host["CapAdd"], flags.cap_add.clone());
     extend(&mut host["CapDrop"], flags.cap_drop.clone());
-    let (binds, anonymous): (Vec<String>, Vec<String>) = flags.volume.iter().cloned().partition(|text| text.contains(':'));
+    let (binds, anonymous): (Vec<String>, Vec<String>) =
+        flags.volume.iter().cloned().partition(|text| text.contains(':'));
     extend(&mut host["Binds"], absolute(binds)?);
     for target in anonymous {
         if let Value::Array(mounts) = &mut host["Mounts"] {
@@ -222,14 +223,21 @@ mod tests {
         let body = changed(&["--rm", "web", "echo", "-n", "hi"]);
         assert_eq!(body["Cmd"], json!(["echo", "-n", "hi"]));
         assert_eq!(body["HostConfig"]["PortBindings"], json!({}));
-        assert_eq!((&body["HostConfig"]["AutoRemove"], &body["HostConfig"]["RestartPolicy"]), (&json!(true), &json!({"Name": "no"})));
+        assert_eq!(
+            (&body["HostConfig"]["AutoRemove"], &body["HostConfig"]["RestartPolicy"]),
+            (&json!(true), &json!({"Name": "no"}))
+        );
         assert_eq!(body["NetworkingConfig"]["EndpointsConfig"]["n"]["Aliases"], json!([]));
     }
 
     #[test]
     fn flags_add_to_the_service() {
-        let body = changed(&["-P", "--use-aliases", "-e", "C=d", "-p", "8080:90", "-v", "/x", "--entrypoint", "sh -c", "web"]);
-        assert_eq!((&body["Env"], &body["Entrypoint"], &body["Cmd"]), (&json!(["A=b", "C=d"]), &json!(["sh", "-c"]), &json!([])));
+        let body =
+            changed(&["-P", "--use-aliases", "-e", "C=d", "-p", "8080:90", "-v", "/x", "--entrypoint", "sh -c", "web"]);
+        assert_eq!(
+            (&body["Env"], &body["Entrypoint"], &body["Cmd"]),
+            (&json!(["A=b", "C=d"]), &json!(["sh", "-c"]), &json!([]))
+        );
         let ports = &body["HostConfig"]["PortBindings"];
         assert_eq!((&ports["80/tcp"][0]["HostPort"], &ports["90/tcp"][0]["HostPort"]), (&json!("80"), &json!("8080")));
         assert_eq!(body["HostConfig"]["Mounts"][0]["Target"], "/x");

@@ -107,7 +107,10 @@ fn everyday(host: &mut Host) -> Result<()> {
     names.sort_unstable();
     ensure!(names == ["shop-store-1", "shop-web-1"], "{names:?}");
     let listed = shop.skep(&["ps"])?;
-    ensure!(listed.starts_with("NAME") && listed.contains("0.0.0.0:8085->80/tcp") && listed.contains("store"), "{listed}");
+    ensure!(
+        listed.starts_with("NAME") && listed.contains("0.0.0.0:8085->80/tcp") && listed.contains("store"),
+        "{listed}"
+    );
     ensure!(shop.skep(&["port", "web", "80"])?.starts_with("0.0.0.0:8085"));
     wait::until("the log", || {
         let log = shop.skep(&["logs", "--no-color", "store"])?;
@@ -191,7 +194,8 @@ fn dependencies(host: &mut Host) -> Result<()> {
         Ok(())
     })?;
     ensure!(shop.skep(&["ps", "store"])?.contains("(healthy)"));
-    let label = host.ok(&["inspect", "-f", "{{index .Config.Labels \"com.docker.compose.depends_on\"}}", "shop-front-1"])?;
+    let label =
+        host.ok(&["inspect", "-f", "{{index .Config.Labels \"com.docker.compose.depends_on\"}}", "shop-front-1"])?;
     ensure!(label == "migrate:service_completed_successfully:false,store:service_healthy:false", "{label}");
     shop.skep(&["down", "-v", "-t", "0"])?;
 
@@ -238,8 +242,16 @@ configs: {text: {content: "hello ${WORD}\n"}}
         success(&shop.skep_command(&args).env("OUTSIDE", "given").output()?)
     };
     up(&[])?;
-    let seen = shop.skep(&["--env-file", "special", "exec", "-T", "app", "sh", "-c",
-        "echo $TWO $OUTSIDE $MORE ${NOWHERE-unset}; cat /run/secrets/word /etc/text; stat -c %a /etc/text"])?;
+    let seen = shop.skep(&[
+        "--env-file",
+        "special",
+        "exec",
+        "-T",
+        "app",
+        "sh",
+        "-c",
+        "echo $TWO $OUTSIDE $MORE ${NOWHERE-unset}; cat /run/secrets/word /etc/text; stat -c %a /etc/text",
+    ])?;
     ensure!(seen == "1 and magic given there unset\nmagichello magic\n400", "{seen}");
     ensure!(shop.skep(&["--env-file", "special", "ps", "--services"])? == "app", "a profile that nobody asked for");
     up(&["--profile", "debug"])?;
@@ -280,7 +292,8 @@ services:
     ensure!(shop.skep(&["ps", "-q"])?.is_empty(), "something still runs");
 
     // Ctrl-C stops what it started.
-    let mut child = shop.skep_command(&["up", "-t", "0", "long"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child =
+        shop.skep_command(&["up", "-t", "0", "long"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     wait::until("the container", || {
         ensure!(shop.skep(&["ps", "-q", "long"])?.len() == 64, "not yet");
         Ok(())
