@@ -6,6 +6,7 @@ use skep_engine::Engine;
 use skep_manager::Control;
 use skep_model::cluster::ClusterSpec;
 use skep_model::id::NodeId;
+use skep_model::net_trace::ServiceTrace;
 use skep_model::netstate::NetdStatus;
 use skep_model::node::Availability;
 use skep_model::{Error, Result};
@@ -57,6 +58,8 @@ pub trait Swarm: Send + Sync + 'static {
     async fn netd_status(&self) -> Result<NetdStatus>;
     /// What differs between this node's kernel and what netd was told, a line each.
     async fn verify_network(&self) -> Result<Vec<String>>;
+    /// The path of a service's packets on this node; the service by its id or name.
+    async fn trace_network(&self, service: &str) -> Result<ServiceTrace>;
 }
 
 /// This node's network daemon, as other nodes' managers may look at it.
@@ -66,6 +69,8 @@ pub trait NodeNetwork: Send + Sync + 'static {
     async fn status(&self) -> Result<NetdStatus>;
     /// What differs between the kernel and what netd was told, a line each.
     async fn verify(&self) -> Result<Vec<String>>;
+    /// The path of a service's packets on this node; the service by its id or name.
+    async fn trace(&self, service: &str) -> Result<ServiceTrace>;
 }
 
 #[derive(Debug, Clone, Default)]

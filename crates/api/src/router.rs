@@ -3,8 +3,8 @@
 use crate::backend::Backend;
 use crate::reach::Reaching;
 use crate::route::{
-    build, containers, disk, events, exec, files, images, networks, networks_verify, orchestrate, secrets,
-    service_logs, services, streams, swarm, swarm_backup, system, volumes,
+    build, containers, disk, events, exec, files, images, networks, networks_trace, networks_verify, orchestrate,
+    secrets, service_logs, services, streams, swarm, swarm_backup, system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
 use axum::Router;
@@ -97,6 +97,7 @@ fn image_paths() -> Router<Backend> {
 
 fn network_and_volume_paths() -> Router<Backend> {
     Router::new()
+        .route(networks_trace::PATH, get(networks_trace::trace))
         .route(networks_verify::PATH, get(networks_verify::verify))
         .route("/networks", get(networks::list))
         .route("/networks/", get(networks::list))

@@ -73,6 +73,9 @@ impl Swarm for Alone {
     async fn netd_status(&self) -> Result<NetdStatus> {
         Ok(NetdStatus { balancer: "nftables".into(), ..NetdStatus::default() })
     }
+    async fn trace_network(&self, _: &str) -> Result<skep_model::net_trace::ServiceTrace> {
+        Ok(skep_model::net_trace::ServiceTrace::default())
+    }
     async fn verify_network(&self) -> Result<Vec<String>> {
         Ok(vec!["host: link br0 is missing".into()])
     }

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The network option for the largest packet.
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+pub(crate) const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 /// A node's whole wanted set.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, NodeNetwork, Swarm, SwarmStatus};
 use skep_manager::Control;
 use skep_model::id::NodeId;
+use skep_model::net_trace::ServiceTrace;
 use skep_model::netstate::NetdStatus;
 use skep_model::{Error, Result};
 use skep_netd::client::NetdClient;
@@ -79,6 +80,10 @@ impl Swarm for Roles {
     async fn verify_network(&self) -> Result<Vec<String>> {
         self.shared.around.netd.verify().await
     }
+
+    async fn trace_network(&self, service: &str) -> Result<ServiceTrace> {
+        self.shared.around.netd.trace(service).await
+    }
 }
 
 fn member_status(member: &Member) -> SwarmStatus {
@@ -113,5 +118,9 @@ impl NodeNetwork for NodeNetd {
 
     async fn verify(&self) -> Result<Vec<String>> {
         self.0.verify().await
+    }
+
+    async fn trace(&self, service: &str) -> Result<ServiceTrace> {
+        self.0.trace(service).await
     }
 }

@@ -1,12 +1,12 @@
-//! The node's end of tunnels: this engine's API for the containers of tasks, and whether
-//! the node's network is as wanted; nothing else.
+//! The node's end of tunnels: this engine's API for the containers of tasks, whether the
+//! node's network is as wanted, and the paths in it; nothing else.
 //! Whatever a manager asks, other containers of this node are none of its business.
 
 use super::call::Call;
 use super::{TASK_ID_LABEL, TASK_LABEL};
 use crate::backend::{Backend, InitRequest, JoinRequest, NodeNetwork, Swarm, SwarmStatus, SystemInfo};
 use crate::error::ApiError;
-use crate::route::{containers, exec, files, networks_verify, streams};
+use crate::route::{containers, exec, files, networks_trace, networks_verify, streams};
 use crate::server::connection_builder;
 use crate::version::{Versioned, page_not_found};
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use skep_engine::Engine;
 use skep_manager::Control;
 use skep_model::container::ContainerInfo;
 use skep_model::id::NodeId;
+use skep_model::net_trace::ServiceTrace;
 use skep_model::netstate::NetdStatus;
 use skep_model::{Error, Result};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ impl TaskService {
     pub fn new(engine: Engine, network: Arc<dyn NodeNetwork>) -> Self {
         let backend = Backend { engine, swarm: Arc::new(NoSwarm(network)), system: Arc::new(SystemInfo::default()) };
         let inner = Router::new()
+            .route(networks_trace::PATH, get(networks_trace::trace_here))
             .route(networks_verify::PATH, get(networks_verify::verify_here))
             .route("/containers/{name}/json", get(containers::inspect))
             .route("/containers/{name}/logs", get(streams::logs))
@@ -81,7 +83,7 @@ async fn only_tasks(State(backend): State<Backend>, request: Request, next: Next
 }
 
 fn check(engine: &Engine, method: &Method, path: &str) -> Result<bool> {
-    if path == networks_verify::PATH {
+    if [networks_trace::PATH, networks_verify::PATH].contains(&path) {
         return Ok(true);
     }
     let log_lines = path.strip_prefix("/containers/").and_then(|rest| rest.strip_suffix("/log-lines"));
@@ -128,5 +130,8 @@ impl Swarm for NoSwarm {
     }
     async fn verify_network(&self) -> Result<Vec<String>> {
         self.0.verify().await
+    }
+    async fn trace_network(&self, service: &str) -> Result<ServiceTrace> {
+        self.0.trace(service).await
     }
 }

@@ -11,6 +11,7 @@ mod image;
 mod login;
 mod manual;
 mod network;
+mod network_trace;
 mod node;
 mod orchestrate;
 pub(crate) mod process;

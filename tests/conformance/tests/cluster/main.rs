@@ -8,6 +8,8 @@ mod lab;
 mod load;
 mod members;
 mod network;
+mod network_faults;
+mod network_input;
 mod network_scale;
 mod network_truth;
 mod power;
@@ -48,6 +50,8 @@ fn main() {
         reach::SCENARIOS,
         lab::SCENARIOS,
         network::SCENARIOS,
+        network_faults::SCENARIOS,
+        network_input::SCENARIOS,
     ]
     .into_iter()
     .flatten()

@@ -153,13 +153,16 @@ fn no_difference(lab: &Lab) -> Result<()> {
 /// each machine, on every network that is looked at through it. Gives the store.
 pub(crate) fn agrees(lab: &Lab, client: &str) -> Result<Store> {
     let mut last = Store::default();
-    let begin = Instant::now();
+    let (begin, mut shown) = (Instant::now(), String::new());
     wait::within(QUIET_TIMEOUT, "kernels, names and traffic as the store has them", || {
         let outcome = agrees_now(lab, client);
         let shows = std::env::var_os("SKEP_TEST_SHOW_COMMANDS").is_some();
         if let Some(error) = outcome.as_ref().err().filter(|_| shows) {
             let reason: String = format!("{error:#}").chars().take(REASON_LENGTH_MAX).collect();
-            say(&format!("after {:?} not yet: {reason}", begin.elapsed()));
+            if reason != shown {
+                say(&format!("after {:?} not yet: {reason}", begin.elapsed()));
+            }
+            shown = reason;
         }
         last = outcome?;
         Ok(())
