@@ -5,7 +5,7 @@ use crate::assign::{has_legs, is_published, takes_new_connections};
 use crate::command::{Command, Key, Kind};
 use crate::store::Store;
 use skep_model::id::{NetworkId, NodeId};
-use skep_model::node::{Node, NodeState};
+use skep_model::node::{Node, NodeState, Role};
 use skep_model::service::{ClusterNetwork, Service};
 use skep_model::task::{Task, TaskState};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ pub struct Audience {
     /// Assignments of nodes that have an interest in these networks
     /// ([`crate::assign::networks_of_interest`], before or after).
     pub networks: BTreeSet<NetworkId>,
-    /// Everyone's session: the swarm or its managers.
+    /// Everyone's session: the swarm, its managers, or who is to be one.
     pub all_sessions: bool,
     /// These nodes' sessions: they themselves changed.
     pub sessions: BTreeSet<NodeId>,
@@ -95,8 +95,7 @@ impl Audience {
         let new = after.node(id).map(|node| &**node);
         self.nodes.insert(id.into());
         self.sessions.insert(id.into());
-        let managers = |node: Option<&Node>| node.and_then(|node| node.manager_status.clone());
-        self.all_sessions |= managers(old) != managers(new);
+        self.all_sessions |= old.and_then(manager_face) != new.and_then(manager_face);
         if old.map(node_face) == new.map(node_face) {
             return;
         }
@@ -152,6 +151,12 @@ impl Audience {
             self.everyone |= network.spec.ingress;
         }
     }
+}
+
+/// What makes a node a manager, or is about to; `None` for a worker.
+fn manager_face(node: &Node) -> Option<impl PartialEq + use<'_>> {
+    let is_manager = node.manager_status.is_some() || node.role == Role::Manager || node.spec.role == Role::Manager;
+    is_manager.then_some((&node.manager_status, node.role, node.spec.role))
 }
 
 /// What other nodes are told of a node.

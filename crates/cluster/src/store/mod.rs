@@ -4,6 +4,7 @@
 mod check;
 mod id;
 mod index;
+mod names;
 mod recent;
 mod snapshot;
 mod table;
@@ -12,7 +13,6 @@ mod working;
 pub use index::Holder;
 
 use crate::command::{Command, Key, Kind, Object, Write};
-use id::Id;
 use index::Indices;
 use recent::Recent;
 use serde::{Deserialize, Serialize};
@@ -108,11 +108,16 @@ impl Store {
     }
 
     fn apply_together(&mut self, command: &Command) -> Result<Applied, Rejection> {
-        let mut next = self.clone();
-        for write in &command.writes {
-            next.apply_write(write, command.at)?;
+        // One that fails leaves everything as it was; of several the first may be done by then.
+        if let [only] = command.writes.as_slice() {
+            self.apply_write(only, command.at)?;
+        } else {
+            let mut next = self.clone();
+            for write in &command.writes {
+                next.apply_write(write, command.at)?;
+            }
+            *self = next;
         }
-        *self = next;
         let changed = command.writes.iter().map(Write::key).collect();
         Ok(Applied { changed, ..Applied::default() })
     }
@@ -220,6 +225,11 @@ impl Store {
         self.nodes.values()
     }
 
+    /// A node that was certified for the public key with this digest.
+    pub fn node_by_key(&self, digest: &str) -> Option<&Arc<Node>> {
+        self.node(self.indices.node_keys.get(digest)?)
+    }
+
     /// Nodes that take part in Raft.
     pub fn managers(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.indices.managers.iter().filter_map(|id| self.node(id))
@@ -252,18 +262,18 @@ impl Store {
     }
 
     pub fn tasks_of_service(&self, service: &str) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.indices.tasks_of_service.get(&Id::of(service));
+        let ids = self.indices.tasks_of_service.get(service);
         ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.find(id))
     }
 
     /// How many tasks a service has, ended ones included.
     pub(crate) fn task_count_of_service(&self, service: &str) -> usize {
-        self.indices.tasks_of_service.get(&Id::of(service)).map_or(0, |ids| ids.len())
+        self.indices.tasks_of_service.get(service).map_or(0, |ids| ids.len())
     }
 
     /// Tasks that were assigned to the node, ended ones included.
     pub fn tasks_of_node(&self, node: &str) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.indices.tasks_of_node.get(&Id::of(node));
+        let ids = self.indices.tasks_of_node.get(node);
         ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.find(id))
     }
 
