@@ -6,6 +6,7 @@
 mod bench;
 mod course;
 mod demo;
+mod fuzz;
 mod images;
 mod lab;
 mod lint;
@@ -77,12 +78,14 @@ enum Command {
         words: Vec<String>,
     },
     /// Measure skep, and Docker beside it when dockerd is present
-    Bench {
-        /// Scenarios to run; all when none is named
-        scenarios: Vec<String>,
-        /// Write the table into docs/benchmarks.md
-        #[arg(long)]
-        write: bool,
+    Bench(bench::Options),
+    /// Run the fuzzers of everything that parses foreign bytes
+    Fuzz {
+        /// Only this one
+        target: Option<String>,
+        /// Seconds for each
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
     },
     /// Several machines on this one, to try a cluster by hand
     Lab {
@@ -141,7 +144,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Sim { seeds } => test::simulation(seeds),
         Command::Nightly => nightly::run(),
         Command::Turmoil { words } => test::turmoil(&words.iter().map(String::as_str).collect::<Vec<_>>()),
-        Command::Bench { scenarios, write } => bench::run(&scenarios, write),
+        Command::Bench(options) => bench::run(&options),
+        Command::Fuzz { target, seconds } => fuzz::run_all(target.as_deref(), seconds),
         Command::Lab { command } => lab::run(&command),
         Command::Setup { images } => setup::packages().and_then(|()| if images { test::images() } else { Ok(()) }),
     }?;

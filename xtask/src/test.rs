@@ -1,5 +1,5 @@
-//! `cargo xtask test`: unit and integration tests, the simulation, and the stock
-//! clients against a running daemon.
+//! `cargo xtask test`: unit and integration tests, the simulation, stock clients against
+//! a running daemon, clusters of machines, and Debian's stock kernel.
 
 use crate::sh::{cmd, output, root, say, target};
 use crate::{course, images, setup, vm};
@@ -38,7 +38,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         turmoil(&["--twice", "--from", "500", "--seeds", TURMOIL_TWICE_SEEDS])?;
     }
     clients(filter)?;
-    clusters(filter)
+    clusters(filter)?;
+    on_stock_kernel(filter)
 }
 
 /// Makes what the clients' tests import and build.

@@ -148,7 +148,7 @@ impl Leader {
 impl Dirty {
     fn mark(&mut self, changes: &Changes) {
         match (&mut *self, changes) {
-            (Self::Keys(keys), Changes::Keys(_, changed)) => keys.extend(changed.iter().cloned()),
+            (Self::Keys(keys), Changes::Keys(_, changed, _)) => keys.extend(changed.iter().cloned()),
             (Self::Keys(_), Changes::All) => *self = Self::All,
             (Self::All, _) => {}
         }
@@ -191,12 +191,13 @@ mod tests {
     fn changes_gather_and_all_swallows_keys() {
         let mut dirty = Dirty::Keys(BTreeSet::new());
         assert!(dirty.is_clean());
-        dirty.mark(&Changes::Keys(1, [key("a")].into()));
-        dirty.mark(&Changes::Keys(2, [key("b"), key("a")].into()));
+        let changes = |keys: &[Key]| Changes::Keys(1, keys.into(), Default::default());
+        dirty.mark(&changes(&[key("a")]));
+        dirty.mark(&changes(&[key("b"), key("a")]));
         assert_eq!(dirty.take(), BTreeSet::from([key("a"), key("b")]));
         assert!(dirty.is_clean());
         dirty.mark(&Changes::All);
-        dirty.mark(&Changes::Keys(1, [key("a")].into()));
+        dirty.mark(&changes(&[key("a")]));
         assert!(!dirty.is_clean());
         assert!(dirty.take().is_empty());
         assert!(dirty.is_clean());

@@ -88,7 +88,7 @@ pub(crate) async fn run(
             () = async {
                 loop {
                     match changes.recv().await {
-                        Ok(Changes::Keys(_, keys)) if keys.iter().all(|key| key.kind != Kind::Cluster) => {}
+                        Ok(Changes::Keys(_, keys, _)) if keys.iter().all(|key| key.kind != Kind::Cluster) => {}
                         Ok(_) | Err(RecvError::Lagged(_)) => return,
                         Err(RecvError::Closed) => return std::future::pending().await,
                     }

@@ -51,7 +51,7 @@ pub(crate) async fn run(replicator: Replicator, own: Member, stop: CancellationT
 async fn role_change(changes: &mut broadcast::Receiver<Changes>) {
     loop {
         match changes.recv().await {
-            Ok(Changes::Keys(_, keys)) if !keys.iter().any(|key| key.kind == Kind::Node) => {}
+            Ok(Changes::Keys(_, keys, _)) if !keys.iter().any(|key| key.kind == Kind::Node) => {}
             Ok(_) | Err(RecvError::Lagged(_)) => return,
             Err(RecvError::Closed) => std::future::pending().await,
         }

@@ -1,6 +1,7 @@
 //! The grammar: every verb and flag, defined once. Help, completion and man pages come
 //! from here.
 
+pub(crate) mod compose;
 pub(crate) mod container;
 pub(crate) mod container_files;
 pub(crate) mod container_tune;
@@ -55,6 +56,8 @@ pub(crate) enum Verb {
     Info(FormatOnly),
 
     // groups
+    /// Manage projects of compose files on this machine
+    Compose(Box<compose::Compose>),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Container),
@@ -134,6 +137,8 @@ pub(crate) enum Verb {
     Rmi(image::Rmi),
     /// Save images to a tar archive
     Save(image::Save),
+    /// Search a registry for images
+    Search(image::Search),
     /// Start stopped containers
     Start(container::Start),
     /// Show what containers use, as it changes

@@ -42,6 +42,8 @@ pub(super) struct Indices {
     pub(super) tasks_of_service: Group,
     /// Node id to the tasks assigned to it; the empty id has those not assigned yet.
     pub(super) tasks_of_node: Group,
+    /// Nodes that take part in Raft.
+    pub(super) managers: Arc<BTreeSet<Arc<str>>>,
     pub(super) service_names: Names,
     pub(super) network_names: Names,
     pub(super) secret_names: Names,
@@ -101,6 +103,14 @@ impl Indices {
             Object::Task(task) if add => self.change_task(None, Some(task)),
             Object::Task(task) => self.change_task(Some(task), None),
             Object::Node(node) => {
+                if node.manager_status.is_some() {
+                    let managers = Arc::make_mut(&mut self.managers);
+                    if add {
+                        managers.insert(node.id.as_str().into());
+                    } else {
+                        managers.remove(node.id.as_str());
+                    }
+                }
                 let held = node_addresses(node);
                 self.set_addresses(&held, &Holder::Node(node.id.as_str().into()), add);
             }

@@ -220,6 +220,11 @@ impl Store {
         self.nodes.values()
     }
 
+    /// Nodes that take part in Raft.
+    pub fn managers(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.managers.iter().filter_map(|id| self.node(id))
+    }
+
     pub fn service(&self, id: &str) -> Option<&Arc<Service>> {
         self.services.get(id)
     }
@@ -318,6 +323,12 @@ impl Store {
     /// Id of the service that publishes a port through the mesh.
     pub fn port_holder(&self, protocol: Protocol, port: u16) -> Option<&str> {
         self.indices.ports.get(&(protocol, port)).map(|id| &**id)
+    }
+
+    /// Services with a port of the mesh, those being removed included.
+    pub(crate) fn publishing_services(&self) -> Vec<&Arc<Service>> {
+        let ids: BTreeSet<&Arc<str>> = self.indices.ports.values().collect();
+        ids.into_iter().filter_map(|id| self.service(id)).collect()
     }
 
     /// Id of the network with a VXLAN identifier.

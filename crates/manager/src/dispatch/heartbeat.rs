@@ -68,7 +68,8 @@ async fn record(replicator: &Replicator, sessions: &Sessions, nodes: &[NodeId], 
     write_states(replicator, &back, NodeState::Ready, "", |present| present == state).await;
 }
 
-async fn write_states(
+/// Records a state where it applies to the present one.
+pub(super) async fn write_states(
     replicator: &Replicator,
     nodes: &[NodeId],
     state: NodeState,

@@ -5,7 +5,8 @@ use crate::ids::RandomIds;
 use skep_cluster::ids::IdSource;
 use skep_model::id::NodeId;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -21,6 +22,8 @@ const PERIODS_OF_GRACE: u32 = 6;
 #[derive(Default)]
 pub(crate) struct Sessions {
     table: Mutex<BTreeMap<NodeId, Entry>>,
+    /// Sessions opened so far.
+    opened: AtomicU64,
     /// The earliest deadline may have moved.
     changed: Notify,
 }
@@ -31,11 +34,22 @@ struct Entry {
     deadline: Instant,
 }
 
-/// An open session. Its streams end when `ended` is cancelled.
-#[derive(Clone)]
+/// An open session. `ended` is cancelled when it is no longer the node's, also when the
+/// node goes on with it over another stream; its streams end then.
+#[derive(Clone, Default)]
 pub(crate) struct Session {
     pub(crate) id: String,
+    /// Of two sessions of a node the later one has the higher number.
+    pub(crate) number: u64,
     pub(crate) ended: CancellationToken,
+    pub(crate) wakers: Wakers,
+}
+
+/// What makes the streams of a session look at the store again.
+#[derive(Clone, Default)]
+pub(crate) struct Wakers {
+    pub(crate) session: Arc<Notify>,
+    pub(crate) assignments: Arc<Notify>,
 }
 
 impl Sessions {
@@ -51,7 +65,9 @@ impl Sessions {
             Some(before) if before.id == resume_id => before.id,
             _ => RandomIds.swarm_id(),
         };
-        let session = Session { id, ended: CancellationToken::new() };
+        // Under the lock of the table, so that numbers follow each other as sessions do.
+        let number = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let session = Session { id, number, ..Session::default() };
         table.insert(node.clone(), Entry { session: Some(session.clone()), deadline });
         drop(table);
         self.changed.notify_one();
@@ -71,10 +87,6 @@ impl Sessions {
         let table = self.table();
         let entry = table.get(node).filter(|entry| entry.is(session_id));
         entry.and_then(|entry| entry.session.clone()).ok_or_else(unknown)
-    }
-
-    pub(crate) fn is_current(&self, node: &NodeId, session_id: &str) -> bool {
-        self.table().get(node).is_some_and(|entry| entry.is(session_id))
     }
 
     /// Whether the node has a session, whichever.

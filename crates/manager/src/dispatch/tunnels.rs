@@ -6,6 +6,7 @@ use crate::raft::Replicator;
 use futures_util::Stream;
 use skep_identity::Identity;
 use skep_model::id::NodeId;
+use skep_model::node::NodeState;
 use skep_model::{Error, ErrorKind, Result};
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{TunnelPiece, TunnelRequest};
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +30,9 @@ pub(crate) const REQUESTS_QUEUED_MAX: usize = 16;
 const OPEN_MAX: Duration = Duration::from_secs(5);
 /// A follower's call to the leader, which asks the node meanwhile.
 const FORWARD_MAX: Duration = Duration::from_secs(8);
+/// How long a node that is said to be ready may be without a connection to the leader.
+const REACH_PATIENCE: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 type Pieces = mpsc::Sender<Result<TunnelPiece, Status>>;
 type Requests = mpsc::Sender<Result<TunnelRequest, Status>>;
@@ -73,12 +78,26 @@ impl Tunnels {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A byte stream to the node's own HTTP service.
+    /// A byte stream to the node's own HTTP service. After a change of leader, nodes are given
+    /// the moment that they need to find the new one.
     ///
     /// # Errors
     /// `Unavailable` when there is no leader, the node is not connected or too much is open to it.
     pub(crate) async fn reach(&self, node: &NodeId) -> Result<DuplexStream> {
-        if self.shared.replicator.is_leader() { self.ask(node).await } else { self.ask_leader(node).await }
+        let give_up = Instant::now() + REACH_PATIENCE;
+        loop {
+            let is_leader = self.shared.replicator.is_leader();
+            let reached = if is_leader { self.ask(node).await } else { self.ask_leader(node).await };
+            if reached.is_ok() || !self.is_ready(node) || Instant::now() >= give_up {
+                return reached;
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    fn is_ready(&self, node: &NodeId) -> bool {
+        let store = self.shared.replicator.store().snapshot();
+        store.node(node.as_str()).is_some_and(|node| node.status.state == NodeState::Ready)
     }
 
     /// On the leader: has the node open a tunnel.

@@ -130,7 +130,7 @@ impl Door {
         let mut changes = self.store.changes();
         loop {
             let concerns_us = match changes.recv().await {
-                Ok(Changes::Keys(_, keys)) => keys.iter().any(|key| key.kind == Kind::Cluster),
+                Ok(Changes::Keys(_, keys, _)) => keys.iter().any(|key| key.kind == Kind::Cluster),
                 Ok(Changes::All) | Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => return std::future::pending().await,
             };

@@ -79,7 +79,7 @@ impl Replicator {
 async fn settings_change(changes: &mut broadcast::Receiver<Changes>) {
     loop {
         match changes.recv().await {
-            Ok(Changes::Keys(_, keys)) if !keys.iter().any(|key| key.kind == Kind::Cluster) => {}
+            Ok(Changes::Keys(_, keys, _)) if !keys.iter().any(|key| key.kind == Kind::Cluster) => {}
             Ok(_) | Err(RecvError::Lagged(_)) => return,
             Err(RecvError::Closed) => std::future::pending().await,
         }

@@ -73,7 +73,7 @@ fn save_and_load(host: &mut Host) -> Result<()> {
 }
 
 /// Debian's registry on the host's loopback, ended when dropped.
-struct Registry(Child);
+pub(crate) struct Registry(Child);
 
 impl Drop for Registry {
     fn drop(&mut self) {
@@ -82,7 +82,8 @@ impl Drop for Registry {
     }
 }
 
-fn start_registry(host: &Host) -> Result<Registry> {
+/// Starts it on port 5000 and waits for its answer.
+pub(crate) fn start_registry(host: &Host) -> Result<Registry> {
     let folder = host.scratch().join("registry");
     fs::create_dir_all(&folder)?;
     let config = folder.join("config.yml");

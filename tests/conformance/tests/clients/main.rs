@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
 
 mod bad_input;
+mod compose;
+mod course;
 mod crash;
+mod doctor;
 mod engine;
 mod images;
 mod locked;
@@ -40,6 +43,7 @@ fn main() {
             verbs::SCENARIOS,
             bad_input::SCENARIOS,
             locked::SCENARIOS,
+            course::SCENARIOS,
         ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
@@ -48,7 +52,7 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat() {
+    for (name, run) in [compose::SCENARIOS, doctor::OWN, stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat() {
         trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();

@@ -260,11 +260,12 @@ fn settings_of_a_service_reach_its_containers(host: &mut Host) -> Result<()> {
     ensure!(host.ok(&["volume", "ls", "-q"])?.lines().any(|name| name == "data-1"));
     let ports = host.ok(&["service", "ps", "--format", "{{.Ports}}", "web"])?;
     ensure!(ports == "*:9099->80/tcp", "{ports}");
-    let refusal = host.refused(&["service", "create", "--name", "odd", "--log-driver", "nosuch", "busybox", "true"]);
-    if let Ok(text) = refusal {
-        ensure!(text.contains("nosuch"), "{text}");
-    }
-    Ok(())
+    host.ok(&["service", "create", "--detach", "--name", "odd", "--log-driver", "nosuch", "busybox", "true"])?;
+    wait::until("the reason why a task waits", || {
+        let error = host.ok(&["service", "ps", "--no-trunc", "--format", "{{.Error}}", "odd"])?;
+        ensure!(error.contains("missing plugin on 1 node"), "{error}");
+        Ok(())
+    })
 }
 
 /// bcrypt of `hush-hush`.

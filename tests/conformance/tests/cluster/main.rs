@@ -8,9 +8,12 @@ mod lab;
 mod load;
 mod members;
 mod network;
+mod network_scale;
+mod network_truth;
 mod power;
 mod reach;
 mod roles;
+mod storm;
 mod swarm;
 mod upgrade;
 mod writer;
@@ -35,6 +38,8 @@ fn main() {
     let mut trials = Vec::new();
     for scenario in [
         course::SCENARIOS,
+        network_scale::SCENARIOS,
+        storm::SCENARIOS,
         upgrade::SCENARIOS,
         failover::SCENARIOS,
         power::SCENARIOS,

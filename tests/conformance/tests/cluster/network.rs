@@ -2,6 +2,7 @@
 //! services change and go.
 
 use crate::load::Load;
+use crate::network_truth::verified;
 use crate::swarm::{create, formed, on_all, settled};
 use crate::{Scenario, rounds, say};
 use anyhow::{Context, Result, ensure};
@@ -26,22 +27,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 const REQUESTS: u64 = 2000;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Every machine's kernel is what its netd was told, and nothing fails.
-fn verified(lab: &Lab) -> Result<()> {
-    wait::until("the kernels to be as wanted", || {
-        let (status, body) = lab.node(1).request("GET", "/skep/networks/verify?all=1", None, ANSWER_TIMEOUT)?;
-        let answer: serde_json::Value = serde_json::from_str(&body).with_context(|| body.clone())?;
-        let nodes = answer["Nodes"].as_array().with_context(|| body.clone())?;
-        ensure!(status == 200 && nodes.len() == lab.nodes().len(), "{body}");
-        for node in nodes {
-            let is_empty = |field: &str| node[field].as_array().is_some_and(Vec::is_empty);
-            ensure!(is_empty("Differences") && is_empty("Failing"), "{node}");
-        }
-        Ok(())
-    })
-}
 
 /// The value of a line `name: value` of whoami's page.
 fn line<'a>(page: &'a str, name: &str) -> Result<&'a str> {
