@@ -2,7 +2,7 @@
 //! failure; a table at the end says how each part ended.
 
 use crate::sh::say;
-use crate::test;
+use crate::{fuzz, test};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ const TURMOIL_SEEDS: u64 = 300;
 const TURMOIL_TWICE_SEEDS: u64 = 20;
 const LEADERS_KILLED: u32 = 50;
 const POWER_CUTS: u32 = 100;
+const FUZZ_SECONDS: u32 = 120;
 /// Of each kind, more than 10,000 of all.
 const ATTACKS: u32 = 2_000;
 
@@ -51,6 +52,7 @@ fn parts() -> Vec<Part> {
         part("simulated network, planted bugs".into(), Box::new(|| test::turmoil(&["--planted"]))),
     ];
     parts.push(part(format!("attacks on the cluster port, {ATTACKS} rounds"), Box::new(|| test::attacks(ATTACKS))));
+    parts.push(part(format!("each fuzzer for {FUZZ_SECONDS} s"), Box::new(|| fuzz::run_all(None, FUZZ_SECONDS))));
     for (scenario, rounds) in [
         ("a_killed_leader_costs_no_write", LEADERS_KILLED),
         ("power_cuts_of_the_only_manager_lose_no_write", POWER_CUTS),

@@ -26,10 +26,13 @@ struct TaskFacts {
 pub(crate) struct Checks {
     /// The store's digest at each index, and who had it first.
     digests: BTreeMap<u64, (String, usize)>,
-    /// Who led in each term.
-    leaders: BTreeMap<u64, u64>,
+    /// Terms and who led in them, with its start that did. Openraft's leaders are ordered by
+    /// term and number, so two may be elected in one term; the later one's number is larger.
+    leaders: BTreeMap<(u64, u64), u64>,
     /// Per manager, while it is up.
     states: [Option<RaftState>; MANAGERS],
+    /// How often each manager was started.
+    starts: [u64; MANAGERS],
     /// Tasks in the newest store, and its index.
     tasks: BTreeMap<String, TaskFacts>,
     tasks_index: u64,
@@ -53,7 +56,8 @@ impl Checks {
                 continue;
             }
             let name = manager_name(manager);
-            self.check_term(&name, before, state)?;
+            self.starts[manager] += u64::from(before.is_none());
+            self.check_term(manager, before, state)?;
             if before.is_none_or(|before| (before.term, before.leads) != (state.term, state.leads)) {
                 let role = if state.leads { "leads" } else { "follows" };
                 trace.note(now_ms, format_args!("{name} {role} in term {}", state.term));
@@ -70,7 +74,8 @@ impl Checks {
         self.leaders.len()
     }
 
-    fn check_term(&mut self, name: &str, before: Option<RaftState>, state: RaftState) -> Result<(), String> {
+    fn check_term(&mut self, manager: usize, before: Option<RaftState>, state: RaftState) -> Result<(), String> {
+        let name = manager_name(manager);
         if let Some(before) = before.filter(|before| before.term > state.term) {
             return Err(format!("{name} went back from term {} to {}", before.term, state.term));
         }
@@ -78,9 +83,9 @@ impl Checks {
             return Err(format!("{name} went back from entry {} to {}", before.applied_index, state.applied_index));
         }
         if state.leads {
-            let leader = *self.leaders.entry(state.term).or_insert(state.raft_id);
-            if leader != state.raft_id {
-                return Err(format!("{leader} and {} both led in term {}", state.raft_id, state.term));
+            let start = self.starts[manager];
+            if *self.leaders.entry((state.term, state.raft_id)).or_insert(start) != start {
+                return Err(format!("{name} leads in term {} again after it was restarted", state.term));
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! The Raft logs on disk: one entry for an index and a term, on whichever manager, and at the
-//! end the same logs everywhere.
+//! The Raft logs on disk: a leader makes one entry for an index, on whichever manager it lies,
+//! and at the end all logs are the same.
 
 use serde_json::Value;
 use skep_manager::{Manager, ManagerConfig};
@@ -17,8 +17,8 @@ type Log = BTreeMap<u64, Entry>;
 
 #[derive(Default)]
 pub(crate) struct Logs {
-    /// By index and term.
-    known: BTreeMap<(u64, u64), Entry>,
+    /// By index, term and leader.
+    known: BTreeMap<(u64, u64, u64), Entry>,
     pub(crate) read: u64,
 }
 
@@ -30,7 +30,7 @@ impl Logs {
     pub(crate) fn learn(&mut self, config: &ManagerConfig, who: &str) -> Result<(), String> {
         for (index, entry) in read(config).map_err(|e| format!("{who}: {e}"))? {
             self.read += 1;
-            let known = self.known.entry((index, entry.term)).or_insert_with(|| entry.clone());
+            let known = self.known.entry((index, entry.term, entry.leader)).or_insert_with(|| entry.clone());
             if *known != entry {
                 return Err(format!("{who}: entry {index} of term {} is {entry:?}, elsewhere {known:?}", entry.term));
             }
