@@ -22,7 +22,8 @@ pub(crate) fn choose(
     folder: &Path,
 ) -> Result<String> {
     let from_environment = || environment.get(VARIABLE).map(String::as_str);
-    if let Some(name) = given.filter(|name| !name.is_empty()).or_else(from_environment).filter(|name| !name.is_empty()) {
+    if let Some(name) = given.filter(|name| !name.is_empty()).or_else(from_environment).filter(|name| !name.is_empty())
+    {
         return checked(name);
     }
     let mut named = String::new();

@@ -184,7 +184,8 @@ impl Project {
                     Ok(text) => text,
                 };
                 let found = if local && file.text_of("format") != "raw" {
-                    let known = |(name, (_, value)): (&String, &(Place, Option<String>))| Some((name.clone(), value.clone()?));
+                    let known =
+                        |(name, (_, value)): (&String, &(Place, Option<String>))| Some((name.clone(), value.clone()?));
                     let mut known: BTreeMap<String, String> = all.iter().filter_map(known).collect();
                     known.extend(outside.clone());
                     let found = dotenv::variables(&text, &known);
@@ -206,8 +207,7 @@ impl Project {
                 (name, Entry { key_at: at, node })
             };
             // A name without a value anywhere is no variable on one machine.
-            let filled: Map =
-                all.into_iter().map(fill).filter(|(_, entry)| !local || !entry.node.is_null()).collect();
+            let filled: Map = all.into_iter().map(fill).filter(|(_, entry)| !local || !entry.node.is_null()).collect();
             let at = service.at.clone();
             if let Some(map) = service.map_mut() {
                 map.remove("env_file");

@@ -218,7 +218,8 @@ mod tests {
             run(text).unwrap(),
             ["build", "deploy.resources.reservations.devices", "networks.n.enable_ipv4", "privileged"]
         );
-        let document = crate::yaml::parse("f.yml", "services: {a: {build: {ssh: [x]}, tty: true, models: [m]}}").unwrap();
+        let document =
+            crate::yaml::parse("f.yml", "services: {a: {build: {ssh: [x]}, tty: true, models: [m]}}").unwrap();
         let mut ignored = BTreeSet::new();
         check(&document[0], Purpose::Local, &mut ignored).unwrap();
         assert_eq!(ignored.into_iter().collect::<Vec<_>>(), ["build.ssh", "models"]);

@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn one_of_a_range_is_chosen_on_one_machine() {
-        let found: Vec<Json> = ports(&node("9000-9002:80"), Purpose::Local).unwrap().iter().map(Node::to_json).collect();
+        let found: Vec<Json> =
+            ports(&node("9000-9002:80"), Purpose::Local).unwrap().iter().map(Node::to_json).collect();
         assert_eq!((found.len(), &found[0]["published"]), (1, &json!("9000-9002")));
         assert_eq!(ports(&node("9000-9001:80-81"), Purpose::Local).unwrap().len(), 2);
     }

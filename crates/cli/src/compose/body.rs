@@ -70,7 +70,11 @@ pub(super) fn build(
 fn share(body: &mut Value, seen: &[Seen]) -> Result<()> {
     let containers = |key: &str| {
         let all: Vec<&Seen> = seen.iter().filter(|one| one.service == key && !one.one_off).collect();
-        if all.is_empty() { Err(anyhow!("service \"{key}\", whose containers are to be shared, has none")) } else { Ok(all) }
+        if all.is_empty() {
+            Err(anyhow!("service \"{key}\", whose containers are to be shared, has none"))
+        } else {
+            Ok(all)
+        }
     };
     let host = &mut body["HostConfig"];
     for field in ["NetworkMode", "PidMode", "IpcMode"] {
@@ -122,7 +126,9 @@ pub(super) fn inherit(body: &mut Value, old: &Value) {
         }
         match kept.iter_mut().find(|wish| wish["Target"] == target.as_str()) {
             Some(wish) => wish["Source"] = name.into(),
-            None => kept.push(json!({"Type": "volume", "Source": name, "Target": target, "ReadOnly": mount["RW"] == false})),
+            None => {
+                kept.push(json!({"Type": "volume", "Source": name, "Target": target, "ReadOnly": mount["RW"] == false}))
+            }
         }
     }
     body["HostConfig"]["Mounts"] = kept.into();

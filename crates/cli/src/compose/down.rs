@@ -30,7 +30,10 @@ pub(super) async fn down(context: &Context<'_>, flags: &Down) -> Outcome {
     }
     if !left.is_empty() {
         let names: Vec<&str> = left.iter().map(|one| one.name.as_str()).collect();
-        eprintln!("WARNING: Found orphan containers ([{}]) for this project; --remove-orphans removes them too", names.join(" "));
+        eprintln!(
+            "WARNING: Found orphan containers ([{}]) for this project; --remove-orphans removes them too",
+            names.join(" ")
+        );
     }
     let networks = remove_labelled(context, "networks").await?;
     let volumes = if flags.volumes { remove_labelled(context, "volumes").await? } else { 0 };

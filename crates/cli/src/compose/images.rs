@@ -3,8 +3,8 @@
 use super::{Context, order};
 use crate::client::segment;
 use crate::cmd::{self, registry};
-use crate::flags::compose::{Build as BuildFlags, Making, Pull, Push};
 use crate::flags::Skep;
+use crate::flags::compose::{Build as BuildFlags, Making, Pull, Push};
 use crate::format::text;
 use crate::{Client, Failure, Outcome};
 use anyhow::{Context as _, anyhow};
@@ -150,11 +150,9 @@ fn words(client: &Client, wish: &Build, flags: &BuildFlags) -> Vec<String> {
     add("add-host", &wish.extra_hosts);
     add("platform", std::slice::from_ref(&wish.platform));
     add("shm-size", &wish.shm_bytes.map(|bytes| bytes.to_string()).into_iter().collect::<Vec<_>>());
-    for (flag, on) in [
-        ("--no-cache", wish.no_cache || flags.no_cache),
-        ("--pull", wish.pull || flags.pull),
-        ("--quiet", flags.quiet),
-    ] {
+    for (flag, on) in
+        [("--no-cache", wish.no_cache || flags.no_cache), ("--pull", wish.pull || flags.pull), ("--quiet", flags.quiet)]
+    {
         if on {
             words.push(flag.into());
         }
@@ -296,7 +294,11 @@ mod tests {
     fn what_can_be_built_is_built_and_the_rest_pulled() {
         let check = |built: bool, policy: &str, pull: &str, build: bool, present: bool, expect: Action| {
             let making = Making { build, ..Making::default() };
-            assert_eq!(action(&service(built, policy), pull, &making, present), expect, "{built} {policy} {pull} {build} {present}");
+            assert_eq!(
+                action(&service(built, policy), pull, &making, present),
+                expect,
+                "{built} {policy} {pull} {build} {present}"
+            );
         };
         check(true, "", "", false, false, Action::Build);
         check(true, "", "", false, true, Action::Nothing);
@@ -323,8 +325,17 @@ mod tests {
         let flags = BuildFlags { build_arg: vec!["A=d".into()], ..BuildFlags::default() };
         let client = Client::new(Some("unix:///x")).unwrap();
         let found = words(&client, &wish, &flags);
-        let expect =
-            ["skep", "--host", "unix:///x", "build", "--tag=shop-web", "--build-arg=A=b c", "--build-arg=A=d", "--target=last", "--no-cache"];
+        let expect = [
+            "skep",
+            "--host",
+            "unix:///x",
+            "build",
+            "--tag=shop-web",
+            "--build-arg=A=b c",
+            "--build-arg=A=d",
+            "--target=last",
+            "--no-cache",
+        ];
         assert_eq!(found, expect);
         let parsed = Skep::try_parse_from(found.iter().map(String::as_str).chain(["."])).unwrap();
         assert!(matches!(parsed.verb, crate::flags::Verb::Build(_)));

@@ -75,7 +75,8 @@ pub(super) async fn logs(context: &Context<'_>, flags: &Logs) -> Outcome {
 /// Exit code 130 after Ctrl-C, or the code that was asked for.
 pub(super) async fn watch(context: &Context<'_>, containers: &[Seen], watch: &Watch) -> Outcome {
     let prefixes = prefixes(context.name(), containers, watch.prefix, watch.color);
-    let names: Vec<String> = containers.iter().filter(|one| watch.shown.contains(&one.id)).map(|one| short(context.name(), one)).collect();
+    let names: Vec<String> =
+        containers.iter().filter(|one| watch.shown.contains(&one.id)).map(|one| short(context.name(), one)).collect();
     println!("Attaching to {}", names.join(", "));
     let options = Options {
         since: watch.since.clone(),
@@ -90,7 +91,8 @@ pub(super) async fn watch(context: &Context<'_>, containers: &[Seen], watch: &Wa
         .zip(&prefixes)
         .map(|(one, prefix)| async move {
             let quiet = !watch.shown.contains(&one.id);
-            let code = if quiet { end(context.client, one).await } else { follow(context.client, one, prefix, options).await };
+            let code =
+                if quiet { end(context.client, one).await } else { follow(context.client, one, prefix, options).await };
             (one, code)
         })
         .collect();

@@ -6,7 +6,9 @@ use super::{Context, labels};
 use crate::client::{query, segment};
 use crate::cmd::{container, container_tune, copy, system};
 use crate::flags::compose::{Cp, Events, Images, Ls, Port, Ps, Stats};
-use crate::flags::{container as container_flags, container_files, container_tune as tune_flags, system as system_flags};
+use crate::flags::{
+    container as container_flags, container_files, container_tune as tune_flags, system as system_flags,
+};
 use crate::format::{Listing, table, text};
 use crate::{Client, Outcome, human};
 use anyhow::anyhow;
@@ -58,9 +60,9 @@ pub(super) async fn ps(context: &Context<'_>, flags: &Ps) -> Outcome {
 fn row(project: &str, one: &Seen, whole: bool) -> Value {
     let command = text(&one.row["Command"]);
     let status = text(&one.row["Status"]);
-    let health = ["healthy", "unhealthy", "starting"].into_iter().find(|word| {
-        status.ends_with(&format!("({word})")) || status.ends_with(&format!("(health: {word})"))
-    });
+    let health = ["healthy", "unhealthy", "starting"]
+        .into_iter()
+        .find(|word| status.ends_with(&format!("({word})")) || status.ends_with(&format!("(health: {word})")));
     let code = status.strip_prefix("Exited (").and_then(|rest| rest.split(')').next()?.parse::<i64>().ok());
     let publishers: Vec<Value> = one.row["Ports"]
         .as_array()
@@ -228,11 +230,12 @@ mod tests {
 
     #[test]
     fn projects_are_counted_by_state() {
-        let one = |project: &str, state: &str, one_off: &str| {
-            json!({"State": state, "Labels": {labels::PROJECT: project, labels::ONE_OFF: one_off, labels::CONFIG_FILES: "/c"}})
-        };
+        let one = |project: &str, state: &str, one_off: &str| json!({"State": state, "Labels": {labels::PROJECT: project, labels::ONE_OFF: one_off, labels::CONFIG_FILES: "/c"}});
         let answer = json!([
-            one("a", "running", "False"), one("a", "exited", "False"), one("b", "exited", "False"), one("a", "running", "True")
+            one("a", "running", "False"),
+            one("a", "exited", "False"),
+            one("b", "exited", "False"),
+            one("a", "running", "True")
         ]);
         let rows = project_rows(&answer, false);
         assert_eq!(rows, [json!({"Name": "a", "Status": "exited(1), running(1)", "ConfigFiles": "/c"})]);

@@ -80,7 +80,9 @@ fn owned(context: &Context<'_>, kind: &'static str, key: &str) -> [(&'static str
 fn warn_of_stranger(kind: &str, name: &str, found: &Value, project: &str) {
     let owner = text(&found["Labels"][labels::PROJECT]);
     if owner.is_empty() {
-        eprintln!("WARNING: {kind} \"{name}\" was not created by compose. Use `external: true` to use an existing {kind}");
+        eprintln!(
+            "WARNING: {kind} \"{name}\" was not created by compose. Use `external: true` to use an existing {kind}"
+        );
     } else if owner != project {
         eprintln!("WARNING: {kind} \"{name}\" was created for project \"{owner}\", not for \"{project}\"");
     }
@@ -202,7 +204,9 @@ async fn rename(client: &Client, id: &str, name: &str) -> Outcome {
 /// The daemon's refusal; one that is gone already is none.
 pub(super) async fn stop(client: &Client, id: &str, name: &str, timeout: Option<i64>) -> Outcome {
     say("Container", name, "Stopping");
-    absent_is_fine(client.post(&format!("/containers/{}/stop{}", segment(id), stop_query(timeout)), Value::Null).await)?;
+    absent_is_fine(
+        client.post(&format!("/containers/{}/stop{}", segment(id), stop_query(timeout)), Value::Null).await,
+    )?;
     say("Container", name, "Stopped");
     Ok(())
 }

@@ -121,7 +121,8 @@ impl Context<'_> {
         let seen = self.seen().await?;
         for name in named {
             let known = self.service(name).is_some() || seen.iter().any(|one| one.service == *name);
-            let left_out = self.loaded.files.as_ref().is_some_and(|files| files.project.left_out().any(|key| key == name));
+            let left_out =
+                self.loaded.files.as_ref().is_some_and(|files| files.project.left_out().any(|key| key == name));
             if !known && !left_out {
                 return Err(anyhow!("no such service: {name}").into());
             }

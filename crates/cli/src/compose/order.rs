@@ -54,7 +54,8 @@ pub(super) fn waves(needs: &Needs) -> Vec<Vec<String>> {
         .collect();
     let mut waves = Vec::new();
     while !left.is_empty() {
-        let mut ready: Vec<&String> = left.iter().filter(|(_, needed)| needed.is_empty()).map(|(key, _)| *key).collect();
+        let mut ready: Vec<&String> =
+            left.iter().filter(|(_, needed)| needed.is_empty()).map(|(key, _)| *key).collect();
         if ready.is_empty() {
             ready = left.keys().copied().collect();
         }
@@ -91,12 +92,18 @@ mod tests {
 
     fn check(of: &[(&str, &[&str])], expect: &[&[&str]]) {
         let found = waves(&needs(of));
-        assert_eq!(found.iter().map(|wave| wave.iter().map(String::as_str).collect::<Vec<_>>()).collect::<Vec<_>>(), expect);
+        assert_eq!(
+            found.iter().map(|wave| wave.iter().map(String::as_str).collect::<Vec<_>>()).collect::<Vec<_>>(),
+            expect
+        );
     }
 
     #[test]
     fn what_is_needed_comes_in_an_earlier_wave() {
-        check(&[("web", &["db", "cache"]), ("db", &[]), ("cache", &["db"]), ("log", &[])], &[&["db", "log"], &["cache"], &["web"]]);
+        check(
+            &[("web", &["db", "cache"]), ("db", &[]), ("cache", &["db"]), ("log", &[])],
+            &[&["db", "log"], &["cache"], &["web"]],
+        );
         check(&[("a", &["gone"])], &[&["a"]]);
         check(&[("a", &["b"]), ("b", &["a"]), ("c", &[])], &[&["c"], &["a", "b"]]);
     }

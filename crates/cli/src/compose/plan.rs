@@ -33,12 +33,30 @@ pub(super) struct Wish {
 /// comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    Create { service: String, number: u64, name: String },
+    Create {
+        service: String,
+        number: u64,
+        name: String,
+    },
     /// Another container in its place; the old one's anonymous volumes stay.
-    Replace { service: String, number: u64, name: String, old: String, old_name: String },
+    Replace {
+        service: String,
+        number: u64,
+        name: String,
+        old: String,
+        old_name: String,
+    },
     /// The end of a replacement that was cut short.
-    Rename { id: String, from: String, to: String },
-    Remove { id: String, name: String, runs: bool },
+    Rename {
+        id: String,
+        from: String,
+        to: String,
+    },
+    Remove {
+        id: String,
+        name: String,
+        runs: bool,
+    },
 }
 
 impl Wish {

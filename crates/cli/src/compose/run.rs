@@ -131,15 +131,28 @@ fn change(body: &mut Value, flags: &Run, tty: bool) -> anyhow::Result<()> {
     host["RestartPolicy"] = json!({"Name": "no"});
     extend(&mut host["CapAdd"], flags.cap_add.clone());
     extend(&mut host["CapDrop"], flags.cap_drop.clone());
-    let (binds, anonymous): (Vec<String>, Vec<String>) = flags.volume.iter().cloned().partition(|text| text.contains(':'));
+    let (binds, anonymous): (Vec<String>, Vec<String>) =
+        flags.volume.iter().cloned().partition(|text| text.contains(':'));
     extend(&mut host["Binds"], absolute(binds)?);
     for target in anonymous {
         if let Value::Array(mounts) = &mut host["Mounts"] {
             mounts.push(json!({"Type": "volume", "Target": target}));
         }
     }
+    publish(body, flags)?;
+    if !flags.use_aliases {
+        let endpoints = body["NetworkingConfig"]["EndpointsConfig"].as_object_mut();
+        for (_, endpoint) in endpoints.into_iter().flatten() {
+            endpoint["Aliases"] = json!([]);
+        }
+    }
+    Ok(())
+}
+
+/// The service's ports only where they are asked for, and those of this run.
+fn publish(body: &mut Value, flags: &Run) -> anyhow::Result<()> {
     if !flags.service_ports {
-        host["PortBindings"] = json!({});
+        body["HostConfig"]["PortBindings"] = json!({});
     }
     for text in &flags.publish {
         for port in parse::publish(text)? {
@@ -150,12 +163,6 @@ fn change(body: &mut Value, flags: &Run, tty: bool) -> anyhow::Result<()> {
                 Value::Array(list) => list.push(binding),
                 other => *other = json!([binding]),
             }
-        }
-    }
-    if !flags.use_aliases {
-        let endpoints = body["NetworkingConfig"]["EndpointsConfig"].as_object_mut();
-        for (_, endpoint) in endpoints.into_iter().flatten() {
-            endpoint["Aliases"] = json!([]);
         }
     }
     Ok(())
@@ -222,14 +229,21 @@ mod tests {
         let body = changed(&["--rm", "web", "echo", "-n", "hi"]);
         assert_eq!(body["Cmd"], json!(["echo", "-n", "hi"]));
         assert_eq!(body["HostConfig"]["PortBindings"], json!({}));
-        assert_eq!((&body["HostConfig"]["AutoRemove"], &body["HostConfig"]["RestartPolicy"]), (&json!(true), &json!({"Name": "no"})));
+        assert_eq!(
+            (&body["HostConfig"]["AutoRemove"], &body["HostConfig"]["RestartPolicy"]),
+            (&json!(true), &json!({"Name": "no"}))
+        );
         assert_eq!(body["NetworkingConfig"]["EndpointsConfig"]["n"]["Aliases"], json!([]));
     }
 
     #[test]
     fn flags_add_to_the_service() {
-        let body = changed(&["-P", "--use-aliases", "-e", "C=d", "-p", "8080:90", "-v", "/x", "--entrypoint", "sh -c", "web"]);
-        assert_eq!((&body["Env"], &body["Entrypoint"], &body["Cmd"]), (&json!(["A=b", "C=d"]), &json!(["sh", "-c"]), &json!([])));
+        let body =
+            changed(&["-P", "--use-aliases", "-e", "C=d", "-p", "8080:90", "-v", "/x", "--entrypoint", "sh -c", "web"]);
+        assert_eq!(
+            (&body["Env"], &body["Entrypoint"], &body["Cmd"]),
+            (&json!(["A=b", "C=d"]), &json!(["sh", "-c"]), &json!([]))
+        );
         let ports = &body["HostConfig"]["PortBindings"];
         assert_eq!((&ports["80/tcp"][0]["HostPort"], &ports["90/tcp"][0]["HostPort"]), (&json!("80"), &json!("8080")));
         assert_eq!(body["HostConfig"]["Mounts"][0]["Target"], "/x");

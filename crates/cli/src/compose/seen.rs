@@ -75,7 +75,8 @@ mod tests {
                 "Labels": {labels::SERVICE: "web", labels::NUMBER: number, labels::ONE_OFF: one_off,
                     labels::DEPENDS_ON: "db:service_started:false"}})
         };
-        let seen = sorted(&json!([row("p-web-run-1", "1", "True"), row("p_web_10", "10", "False"), row("p-web-2", "2", "")]));
+        let seen =
+            sorted(&json!([row("p-web-run-1", "1", "True"), row("p_web_10", "10", "False"), row("p-web-2", "2", "")]));
         let names: Vec<&str> = seen.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["p-web-2", "p_web_10", "p-web-run-1"]);
         assert!(seen[2].one_off && seen[0].runs() && seen[0].needs == ["db"]);

@@ -82,11 +82,7 @@ fn goal(context: &Context<'_>, one: &Seen) -> waiting::Goal {
 }
 
 pub(super) async fn create(context: &Context<'_>, flags: &Create) -> Outcome {
-    let making = Making {
-        scale: flags.making.scale.clone(),
-        pull: flags.making.pull.clone(),
-        ..flags.making
-    };
+    let making = Making { scale: flags.making.scale.clone(), pull: flags.making.pull.clone(), ..flags.making };
     let options = Options { named: flags.services.clone(), making, ..Options::default() };
     bring_about(context, &options).await.map(drop)
 }

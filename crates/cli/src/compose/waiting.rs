@@ -90,7 +90,9 @@ fn verdict(seen: &Value, name: &str, goal: Goal) -> Verdict {
     let has_health = !matches!(health.as_str(), "" | "none");
     match goal {
         Goal::Completed if ended && code == 0 => Verdict::Reached,
-        Goal::Completed if ended => Verdict::Failed(format!("container {name} didn't complete successfully: exit {code}")),
+        Goal::Completed if ended => {
+            Verdict::Failed(format!("container {name} didn't complete successfully: exit {code}"))
+        }
         Goal::Completed => Verdict::Wait,
         Goal::Healthy | Goal::Ready if ended => Verdict::Failed(format!("container {name} exited ({code})")),
         _ if health == "healthy" => Verdict::Reached,

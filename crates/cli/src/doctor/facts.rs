@@ -107,7 +107,8 @@ fn kernel_of(root: &Path) -> Kernel {
     let mut available = kernel::modules(&text(&folder.join("modules.dep")));
     available.extend(kernel::modules(&text(&folder.join("modules.builtin"))));
     let listed = text(&root.join("proc/modules"));
-    let mut loaded: BTreeSet<String> = listed.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect();
+    let mut loaded: BTreeSet<String> =
+        listed.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect();
     loaded.extend(kernel::modules(&text(&folder.join("modules.builtin"))));
     Kernel { options: options(root, &release), loaded, available, release }
 }
@@ -115,7 +116,8 @@ fn kernel_of(root: &Path) -> Kernel {
 fn options(root: &Path, release: &str) -> Option<BTreeMap<String, String>> {
     let mut packed = String::new();
     let archive = fs::File::open(root.join("proc/config.gz")).ok();
-    let unpacked = archive.and_then(|file| GzDecoder::new(file).take(CONFIG_BYTES_MAX).read_to_string(&mut packed).ok());
+    let unpacked =
+        archive.and_then(|file| GzDecoder::new(file).take(CONFIG_BYTES_MAX).read_to_string(&mut packed).ok());
     if unpacked.is_none() {
         packed = text(&root.join(format!("boot/config-{release}")));
     }
@@ -176,7 +178,8 @@ fn ports(root: &Path) -> BTreeSet<(u16, &'static str)> {
 /// Names of all that runs, as the kernel has them: 15 letters at most.
 fn programs(root: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
-    let processes = entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
+    let processes =
+        entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
     processes.map(|entry| text(&entry.path().join("comm")).trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
@@ -225,7 +228,10 @@ mod tests {
         };
         write("proc/cgroups", "#subsys_name hierarchy num enabled\nmemory 4 9 1\npids 0 9 1\ncpu 3 9 0\n");
         let header = "  sl  local_address rem_address   st\n";
-        write("proc/net/tcp", &format!("{header}   0: 0100007F:0949 00000000:0000 0A\n   1: 0100007F:1F90 00000000:0000 01\n"));
+        write(
+            "proc/net/tcp",
+            &format!("{header}   0: 0100007F:0949 00000000:0000 0A\n   1: 0100007F:1F90 00000000:0000 01\n"),
+        );
         write("proc/net/udp6", &format!("{header}   0: 0:12B5 0:0000 07\n"));
         write("proc/7/comm", "dockerd\n");
         write("proc/sys/kernel/osrelease", "6.1.0\n");
@@ -242,7 +248,10 @@ mod tests {
     #[test]
     fn numbers_behind_names() {
         assert_eq!(field("MemFree: 1 kB\nMemTotal:   24105 kB\n", "MemTotal:"), 24105);
-        assert_eq!(limit("Max open files            1024                 4096                 files\n", "Max open files"), 1024);
+        assert_eq!(
+            limit("Max open files            1024                 4096                 files\n", "Max open files"),
+            1024
+        );
         assert_eq!(limit("Max open files   unlimited  unlimited files\n", "Max open files"), u64::MAX);
     }
 }

@@ -24,7 +24,11 @@ const GOOD_FILE_SYSTEMS: [&str; 6] = ["ext4", "xfs", "btrfs", "tmpfs", "f2fs", "
 const TIME_PROGRAMS: [&str; 5] = ["chronyd", "ntpd", "systemd-timesyn", "openntpd", "ntpsec"];
 /// Ports of a swarm: what for, and what it costs when another has them.
 const SWARM_PORTS: [(u16, &str, &str); 2] = [
-    (2377, "tcp", "no swarm can be made or joined here with the default address; choose --listen-addr with another port"),
+    (
+        2377,
+        "tcp",
+        "no swarm can be made or joined here with the default address; choose --listen-addr with another port",
+    ),
     (4789, "udp", "overlay networks reach no other node; choose --data-path-port"),
 ];
 /// Controllers of cgroups and what each limits.
@@ -69,7 +73,13 @@ pub(super) struct Finding {
 
 impl Finding {
     pub(super) fn ok(subject: &str, found: impl Into<String>) -> Self {
-        Self { level: Level::Ok, subject: subject.into(), found: found.into(), cost: String::new(), remedy: String::new() }
+        Self {
+            level: Level::Ok,
+            subject: subject.into(),
+            found: found.into(),
+            cost: String::new(),
+            remedy: String::new(),
+        }
     }
 
     fn bad(level: Level, subject: &str, found: impl Into<String>, cost: &str, remedy: impl Into<String>) -> Self {
@@ -138,7 +148,13 @@ fn kernel(facts: &Facts) -> Vec<Finding> {
     }
     if !unknown.is_empty() {
         let cost = "this kernel does not say whether it has them";
-        found.push(Finding::bad(Level::Warning, "unknown", unknown.join(", "), cost, "try: run a container and publish a port"));
+        found.push(Finding::bad(
+            Level::Warning,
+            "unknown",
+            unknown.join(", "),
+            cost,
+            "try: run a container and publish a port",
+        ));
     }
     found
 }
@@ -176,7 +192,13 @@ fn ports(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = taken
         .map(|(port, protocol, cost)| {
             let subject = format!("port {port}/{protocol}");
-            Finding::bad(Level::Warning, &subject, "in use by another program", cost, format!("ss -lnp 'sport = :{port}'"))
+            Finding::bad(
+                Level::Warning,
+                &subject,
+                "in use by another program",
+                cost,
+                format!("ss -lnp 'sport = :{port}'"),
+            )
         })
         .collect();
     if found.is_empty() {
@@ -200,7 +222,13 @@ fn clock(facts: &Facts) -> Finding {
         (false, None) => {
             let cost = "nodes whose clocks drift apart refuse each other's certificates";
             let found = format!("{shown}, nothing keeps it");
-            Finding::bad(Level::Warning, "clock", found, cost, "apt-get install systemd-timesyncd or chrony, unless the host sets it")
+            Finding::bad(
+                Level::Warning,
+                "clock",
+                found,
+                cost,
+                "apt-get install systemd-timesyncd or chrony, unless the host sets it",
+            )
         }
     }
 }
@@ -213,7 +241,13 @@ fn disk(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     let clean = "skep system df, then skep system prune";
     if facts.disk_free_bytes < DISK_BYTES_MIN {
-        found.push(Finding::bad(Level::Problem, "disk", shown, "images cannot be pulled, logs cannot be written", clean));
+        found.push(Finding::bad(
+            Level::Problem,
+            "disk",
+            shown,
+            "images cannot be pulled, logs cannot be written",
+            clean,
+        ));
     } else if share(facts.disk_free_bytes, facts.disk_bytes) < FREE_SHARE_MIN {
         found.push(Finding::bad(Level::Warning, "disk", shown, "it is full soon", clean));
     } else {
@@ -221,7 +255,13 @@ fn disk(facts: &Facts) -> Vec<Finding> {
     }
     if facts.inodes > 0 && share(facts.inodes_free, facts.inodes) < FREE_SHARE_MIN {
         let shown = format!("{} of {} files left", facts.inodes_free, facts.inodes);
-        found.push(Finding::bad(Level::Warning, "inodes", shown, "no more files can be made although there is room", clean));
+        found.push(Finding::bad(
+            Level::Warning,
+            "inodes",
+            shown,
+            "no more files can be made although there is room",
+            clean,
+        ));
     }
     if !GOOD_FILE_SYSTEMS.contains(&facts.file_system.as_str()) {
         let (level, cost) = match facts.file_system.as_str() {
@@ -280,7 +320,13 @@ fn neighbours(facts: &Facts) -> Vec<Finding> {
     for (program, name) in [("firewalld", "firewalld"), ("ufw", "ufw")] {
         if facts.programs.contains(program) {
             let cost = "reloading its rules leaves ours alone, but its own may drop what containers forward";
-            found.push(Finding::bad(Level::Warning, name, "runs here too", cost, "allow forwarding for skep's bridges"));
+            found.push(Finding::bad(
+                Level::Warning,
+                name,
+                "runs here too",
+                cost,
+                "allow forwarding for skep's bridges",
+            ));
         }
     }
     found
@@ -376,7 +422,8 @@ mod tests {
         check(
             |facts| {
                 taken(facts);
-                facts.daemon = Ok(json!({"ServerVersion": env!("CARGO_PKG_VERSION"), "Swarm": {"LocalNodeState": "active"}}));
+                facts.daemon =
+                    Ok(json!({"ServerVersion": env!("CARGO_PKG_VERSION"), "Swarm": {"LocalNodeState": "active"}}));
             },
             &[],
         );

@@ -48,7 +48,11 @@ pub(super) const FEATURES: &[Feature] = &[
     must("NF_CONNTRACK", "nf_conntrack", "no published ports"),
     may("NFT_NUMGEN", "nft_numgen", "connections are not spread over a service's tasks where IPVS is missing too"),
     may("VXLAN", "vxlan", "no overlay networks: services of a swarm cannot reach other nodes"),
-    may("IP_VS", "ip_vs", "services are balanced by nftables instead, which is as good for few and slower for thousands of tasks"),
+    may(
+        "IP_VS",
+        "ip_vs",
+        "services are balanced by nftables instead, which is as good for few and slower for thousands of tasks",
+    ),
     may("INET_ESP", "esp4", "overlay networks with --opt encrypted cannot be made"),
     may("MACVLAN", "macvlan", "no macvlan networks"),
     may("SECCOMP_FILTER", "", "containers may make every system call: run nothing you do not trust"),
@@ -126,7 +130,11 @@ mod tests {
             available: available.iter().map(|name| (*name).to_owned()).collect(),
         };
         let check = |config: Option<&str>, loaded: &[&str], available: &[&str], expect: Presence| {
-            assert_eq!(kernel(config, loaded, available).presence(&feature), expect, "{config:?} {loaded:?} {available:?}");
+            assert_eq!(
+                kernel(config, loaded, available).presence(&feature),
+                expect,
+                "{config:?} {loaded:?} {available:?}"
+            );
         };
         check(Some("CONFIG_VXLAN=y"), &[], &[], Presence::There);
         check(Some("CONFIG_VXLAN=m"), &[], &["vxlan"], Presence::OnDemand);

@@ -71,7 +71,13 @@ mod tests {
     fn what_is_not_well_says_what_it_costs() {
         let found = [
             Finding::ok("kernel", "6.1.0"),
-            Finding { level: Level::Warning, subject: "ip_vs".into(), found: "missing".into(), cost: "slow".into(), remedy: String::new() },
+            Finding {
+                level: Level::Warning,
+                subject: "ip_vs".into(),
+                found: "missing".into(),
+                cost: "slow".into(),
+                remedy: String::new(),
+            },
         ];
         assert_eq!(
             page(&found),

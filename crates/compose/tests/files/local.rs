@@ -34,13 +34,16 @@ fn refused(text: &str) -> String {
 /// Fields of the one service's create body.
 fn check(service: &str, expect: Value) {
     let indented: String = service.lines().map(|line| format!("    {line}\n")).collect();
-    let body = local(&format!("services:\n  web:\n    image: x\n{indented}volumes: {{data: }}\n")).services.remove(0).body;
+    let body =
+        local(&format!("services:\n  web:\n    image: x\n{indented}volumes: {{data: }}\n")).services.remove(0).body;
     contains(&body, &expect, service);
 }
 
 fn contains(found: &Value, expect: &Value, what: &str) {
     match expect {
-        Value::Object(fields) => fields.iter().for_each(|(key, value)| contains(&found[key], value, &format!("{what}: {key}"))),
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, value)| contains(&found[key], value, &format!("{what}: {key}")))
+        }
         value => assert_eq!(found, value, "{what}"),
     }
 }
@@ -93,13 +96,19 @@ fn what_a_swarm_ignores_counts_here() {
                 {"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": false,
                     "BindOptions": {"Propagation": "", "CreateMountpoint": false}}]}}),
     );
-    check("deploy: {restart_policy: {condition: any}, resources: {limits: {cpus: '0.5', pids: 9}}}", json!({
-        "HostConfig": {"RestartPolicy": {"Name": "always"}, "NanoCpus": 500_000_000, "PidsLimit": 9}}));
-    check("stop_grace_period: 1m30s\ndevices: ['/dev/fuse', '/dev/a:/dev/b:r']", json!({
+    check(
+        "deploy: {restart_policy: {condition: any}, resources: {limits: {cpus: '0.5', pids: 9}}}",
+        json!({
+        "HostConfig": {"RestartPolicy": {"Name": "always"}, "NanoCpus": 500_000_000, "PidsLimit": 9}}),
+    );
+    check(
+        "stop_grace_period: 1m30s\ndevices: ['/dev/fuse', '/dev/a:/dev/b:r']",
+        json!({
         "StopTimeout": 90,
         "HostConfig": {"Devices": [
             {"PathOnHost": "/dev/fuse", "PathInContainer": "/dev/fuse", "CgroupPermissions": "rwm"},
-            {"PathOnHost": "/dev/a", "PathInContainer": "/dev/b", "CgroupPermissions": "r"}]}}));
+            {"PathOnHost": "/dev/a", "PathInContainer": "/dev/b", "CgroupPermissions": "r"}]}}),
+    );
 }
 
 #[test]
@@ -109,7 +118,9 @@ fn variables_without_a_value_are_left_out_and_empty_ones_stay() {
 
 #[test]
 fn services_share_spaces_and_thereby_depend() {
-    let shop = local("services:\n  a: {image: x, network_mode: 'service:b', pid: 'service:c'}\n  b: {image: x}\n  c: {image: x}\n");
+    let shop = local(
+        "services:\n  a: {image: x, network_mode: 'service:b', pid: 'service:c'}\n  b: {image: x}\n  c: {image: x}\n",
+    );
     let a = shop.services.last().unwrap();
     assert_eq!((a.key.as_str(), &a.body["HostConfig"]["NetworkMode"]), ("a", &json!("service:b")));
     assert_eq!(a.depends_on.iter().map(|d| d.service.as_str()).collect::<Vec<_>>(), ["b", "c"]);
@@ -118,8 +129,10 @@ fn services_share_spaces_and_thereby_depend() {
 
 #[test]
 fn profiles_choose_and_a_name_enables() {
-    let files =
-        [("/srv/shop/compose.yaml", "services:\n  a: {image: x}\n  b: {image: x, profiles: [dev]}\n  c: {image: x, profiles: [dev]}\n")];
+    let files = [(
+        "/srv/shop/compose.yaml",
+        "services:\n  a: {image: x}\n  b: {image: x, profiles: [dev]}\n  c: {image: x, profiles: [dev]}\n",
+    )];
     let check = |profiles: &[&str], enabled: &[&str], there: &[&str], left_out: &[&str]| {
         let project = project(&files, profiles, enabled).unwrap();
         let shop = project.to_local(&Memory::new(&files)).unwrap();
@@ -144,7 +157,10 @@ fn files_of_the_project_itself_are_placed_and_others_mounted() {
         [("/run/secrets/token", 0o444, 0, b"t0ken".as_slice()), ("/etc/c", 0o400, 7, b"hello t0ken".as_slice())]
     );
     let mount = &a.body["HostConfig"]["Mounts"][0];
-    assert_eq!((&mount["Source"], &mount["Target"], &mount["ReadOnly"]), (&json!("/srv/shop/f"), &json!("/etc/f"), &json!(true)));
+    assert_eq!(
+        (&mount["Source"], &mount["Target"], &mount["ReadOnly"]),
+        (&json!("/srv/shop/f"), &json!("/etc/f"), &json!(true))
+    );
     assert!(!format!("{a:?} {:?}", a.files).contains("t0ken"), "secrets stay out of Debug");
 }
 
@@ -186,8 +202,12 @@ fn what_makes_no_sense_is_refused() {
 
 #[test]
 fn the_explicit_form_names_everything() {
-    let files = [("/srv/shop/compose.yaml", "version: '3'\nservices: {a: {image: x, volumes: ['v:/v']}}\nvolumes: {v: }\n")];
+    let files =
+        [("/srv/shop/compose.yaml", "version: '3'\nservices: {a: {image: x, volumes: ['v:/v']}}\nvolumes: {v: }\n")];
     let yaml = project(&files, &[], &[]).unwrap().to_local_yaml();
-    assert!(yaml.contains("name: shop\n") && yaml.contains("name: shop_default") && yaml.contains("name: shop_v"), "{yaml}");
+    assert!(
+        yaml.contains("name: shop\n") && yaml.contains("name: shop_default") && yaml.contains("name: shop_v"),
+        "{yaml}"
+    );
     assert!(!yaml.contains("version"), "{yaml}");
 }

@@ -107,7 +107,10 @@ fn everyday(host: &mut Host) -> Result<()> {
     names.sort_unstable();
     ensure!(names == ["shop-store-1", "shop-web-1"], "{names:?}");
     let listed = shop.skep(&["ps"])?;
-    ensure!(listed.starts_with("NAME") && listed.contains("0.0.0.0:8085->80/tcp") && listed.contains("store"), "{listed}");
+    ensure!(
+        listed.starts_with("NAME") && listed.contains("0.0.0.0:8085->80/tcp") && listed.contains("store"),
+        "{listed}"
+    );
     ensure!(shop.skep(&["port", "web", "80"])?.starts_with("0.0.0.0:8085"));
     wait::until("the log", || {
         let log = shop.skep(&["logs", "--no-color", "store"])?;
@@ -191,7 +194,8 @@ fn dependencies(host: &mut Host) -> Result<()> {
         Ok(())
     })?;
     ensure!(shop.skep(&["ps", "store"])?.contains("(healthy)"));
-    let label = host.ok(&["inspect", "-f", "{{index .Config.Labels \"com.docker.compose.depends_on\"}}", "shop-front-1"])?;
+    let label =
+        host.ok(&["inspect", "-f", "{{index .Config.Labels \"com.docker.compose.depends_on\"}}", "shop-front-1"])?;
     ensure!(label == "migrate:service_completed_successfully:false,store:service_healthy:false", "{label}");
     shop.skep(&["down", "-v", "-t", "0"])?;
 
@@ -238,8 +242,16 @@ configs: {text: {content: "hello ${WORD}\n"}}
         success(&shop.skep_command(&args).env("OUTSIDE", "given").output()?)
     };
     up(&[])?;
-    let seen = shop.skep(&["--env-file", "special", "exec", "-T", "app", "sh", "-c",
-        "echo $TWO $OUTSIDE $MORE ${NOWHERE-unset}; cat /run/secrets/word /etc/text; stat -c %a /etc/text"])?;
+    let seen = shop.skep(&[
+        "--env-file",
+        "special",
+        "exec",
+        "-T",
+        "app",
+        "sh",
+        "-c",
+        "echo $TWO $OUTSIDE $MORE ${NOWHERE-unset}; cat /run/secrets/word /etc/text; stat -c %a /etc/text",
+    ])?;
     ensure!(seen == "1 and magic given there unset\nmagichello magic\n400", "{seen}");
     ensure!(shop.skep(&["--env-file", "special", "ps", "--services"])? == "app", "a profile that nobody asked for");
     up(&["--profile", "debug"])?;
@@ -251,6 +263,13 @@ configs: {text: {content: "hello ${WORD}\n"}}
     ensure!(space("shop-app-1")? == space("shop-tool-1")?, "network_mode service:app");
     let config = shop.skep(&["--env-file", "special", "config"])?;
     ensure!(config.contains("name: shop") && config.contains("TWO: \"1 and magic\""), "{config}");
+
+    // Which files there are may stand in the file of variables.
+    fs::write(shop.folder.join(".env"), "COMPOSE_FILE=one.yml:two.yml\nCOMPOSE_PROJECT_NAME=other\n")?;
+    fs::write(shop.folder.join("one.yml"), "services: {app: {image: busybox}}\n")?;
+    fs::write(shop.folder.join("two.yml"), "services: {app: {command: 'true'}, more: {image: busybox}}\n")?;
+    ensure!(shop.skep(&["config", "--services"])? == "app\nmore" && shop.skep(&["config"])?.contains("name: other"));
+    fs::remove_file(shop.folder.join(".env"))?;
 
     // What the files do not name any more is an orphan, removed only on demand.
     fs::remove_file(shop.folder.join("docker-compose.override.yml"))?;
@@ -280,7 +299,8 @@ services:
     ensure!(shop.skep(&["ps", "-q"])?.is_empty(), "something still runs");
 
     // Ctrl-C stops what it started.
-    let mut child = shop.skep_command(&["up", "-t", "0", "long"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child =
+        shop.skep_command(&["up", "-t", "0", "long"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     wait::until("the container", || {
         ensure!(shop.skep(&["ps", "-q", "long"])?.len() == 64, "not yet");
         Ok(())

@@ -25,8 +25,8 @@ fn findings(host: &Host) -> Result<(Vec<Value>, bool)> {
     let skep = environment("SKEP_TEST_SKEP");
     let mut command = host.inside(&[&skep.to_string_lossy(), "system", "doctor", "--format", "json"]);
     let output = command.env("DOCKER_HOST", format!("unix://{}", host.socket())).output()?;
-    let found: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let found: Value =
+        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     Ok((found.as_array().context("a list")?.clone(), output.status.success()))
 }
 
@@ -41,7 +41,10 @@ fn system_doctor(host: &mut Host) -> Result<()> {
     ensure!(one(&found, "kernel")?["Found"] == release.trim(), "{found:?}");
     ensure!(one(&found, "cgroups")?["Level"] == "ok" && one(&found, "ports")?["Level"] == "ok", "{found:?}");
     let root = host.scratch().to_string_lossy().into_owned();
-    ensure!(one(&found, "disk")?["Found"].as_str().is_some_and(|text| text.starts_with(&root)), "the daemon's data root");
+    ensure!(
+        one(&found, "disk")?["Found"].as_str().is_some_and(|text| text.starts_with(&root)),
+        "the daemon's data root"
+    );
     let problems: Vec<&Value> = found.iter().filter(|one| one["Level"] == "problem").collect();
     ensure!(well == problems.is_empty(), "{problems:?}");
     for finding in found.iter().filter(|one| one["Level"] != "ok") {

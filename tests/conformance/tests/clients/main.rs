@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod compose;
+mod corners;
 mod course;
 mod crash;
 mod doctor;
@@ -44,6 +45,7 @@ fn main() {
             bad_input::SCENARIOS,
             locked::SCENARIOS,
             course::SCENARIOS,
+            corners::SCENARIOS,
         ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
@@ -52,7 +54,9 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in [compose::SCENARIOS, doctor::OWN, stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat() {
+    for (name, run) in
+        [compose::SCENARIOS, doctor::OWN, stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat()
+    {
         trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();

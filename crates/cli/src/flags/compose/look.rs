@@ -175,4 +175,3 @@ pub(crate) struct Stats {
     #[arg(value_name = "SERVICE")]
     pub(crate) services: Vec<String>,
 }
-

@@ -118,11 +118,9 @@ fn limits(node: &Node, host: &mut Json) -> Result<()> {
     };
     set(host, "MemorySwap", swap.map(Json::from));
     set(host, "ShmSize", node.get("shm_size").map(units::bytes).transpose()?.map(Json::from));
-    for (key, field) in [
-        ("cpu_shares", "CpuShares"),
-        ("mem_swappiness", "MemorySwappiness"),
-        ("oom_score_adj", "OomScoreAdj"),
-    ] {
+    for (key, field) in
+        [("cpu_shares", "CpuShares"), ("mem_swappiness", "MemorySwappiness"), ("oom_score_adj", "OomScoreAdj")]
+    {
         set(host, field, int(key)?.map(Json::from));
     }
     for (key, field) in [("cpu_period", "CpuPeriod"), ("cpu_quota", "CpuQuota")] {

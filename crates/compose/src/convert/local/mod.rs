@@ -179,7 +179,9 @@ fn convert(project: &Project, key: &str, files: &dyn Files) -> Result<LocalServi
     }
     let pull_policy = node.text_of("pull_policy");
     if !matches!(pull_policy.as_str(), "" | "always" | "missing" | "if_not_present" | "never" | "build") {
-        return Err(node.wrong(&format!("pull_policy \"{pull_policy}\" is not supported: always, missing, never or build")));
+        return Err(
+            node.wrong(&format!("pull_policy \"{pull_policy}\" is not supported: always, missing, never or build"))
+        );
     }
     Ok(LocalService {
         key: key.to_owned(),

@@ -116,14 +116,7 @@ fn one(project: &Project, node: &Node, all: &mut Mounts) -> Result<()> {
     }
 }
 
-fn volume(
-    project: &Project,
-    node: &Node,
-    source: &str,
-    target: &str,
-    read_only: bool,
-    all: &mut Mounts,
-) -> Result<()> {
+fn volume(project: &Project, node: &Node, source: &str, target: &str, read_only: bool, all: &mut Mounts) -> Result<()> {
     let options = node.get("volume");
     let no_copy = options.map_or(Ok(false), |options| options.flag("nocopy"))?;
     if source.is_empty() {

@@ -71,7 +71,8 @@ pub(super) fn endpoints(project: &Project, key: &str, service: &Node) -> Result<
     let mut all = Map::new();
     for name in names(service) {
         if name != DEFAULT && project.object("networks", &name).is_none() {
-            return Err(service.wrong(&format!("service \"{key}\" refers to undefined network {name}: invalid compose project")));
+            return Err(service
+                .wrong(&format!("service \"{key}\" refers to undefined network {name}: invalid compose project")));
         }
         let given = service.get("networks").and_then(|networks| networks.get(&name));
         let priority = given.and_then(|given| given.get("priority")).map_or(Ok(0), Node::as_int)?;

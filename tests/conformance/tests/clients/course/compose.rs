@@ -25,7 +25,9 @@ pub(super) fn compose(host: &mut Host) -> Result<()> {
     // 7.3
     desk.types("docker image build -t flask-demo .")?;
     desk.types("docker network create -d bridge demo-network")?;
-    desk.types("docker container run -d --name redis-server --network demo-network redis redis-server --protected-mode no")?;
+    desk.types(
+        "docker container run -d --name redis-server --network demo-network redis redis-server --protected-mode no",
+    )?;
     desk.types("docker container run -d --network demo-network --name flask-demo --env REDIS_HOST=redis-server -p 5000:5000 flask-demo")?;
     let page = |port: u16| host.inside_ok(&["curl", "-sf", &format!("http://127.0.0.1:{port}/")]);
     wait::until("the page", || {
@@ -51,7 +53,9 @@ pub(super) fn compose(host: &mut Host) -> Result<()> {
     types("up -d --scale flask=3")?;
     ensure!(types("ps -q")?.lines().count() == 5, "three of flask and one each");
     wait::until("all three by name", || {
-        let found = types("exec -T client python3 -c \"import socket; print(len(set(a[4][0] for a in socket.getaddrinfo('flask', 5000))))\"")?;
+        let found = types(
+            "exec -T client python3 -c \"import socket; print(len(set(a[4][0] for a in socket.getaddrinfo('flask', 5000))))\"",
+        )?;
         ensure!(found == "3", "{found}");
         Ok(())
     })?;
@@ -83,7 +87,9 @@ pub(super) fn health(host: &mut Host) -> Result<()> {
     let log: serde_json::Value =
         serde_json::from_str(&desk.types(&format!("docker container inspect -f '{{{{json .State.Health}}}}' {id}"))?)?;
     ensure!(log["FailingStreak"].as_u64() >= Some(3) && log["Log"][0]["ExitCode"] != 0, "{log}");
-    desk.types("docker container run -d --network mybridge --name redis redis:latest redis-server --requirepass abc123")?;
+    desk.types(
+        "docker container run -d --network mybridge --name redis redis:latest redis-server --requirepass abc123",
+    )?;
     status("(healthy)")?;
     desk.types("docker container rm -f $(docker container ps -aq)")?;
     // With compose: flask starts once redis is healthy.

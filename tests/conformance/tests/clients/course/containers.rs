@@ -79,7 +79,10 @@ pub(super) fn images(host: &mut Host) -> Result<()> {
     desk.types("cc --static -o hello hello.c")?;
     desk.write("Dockerfile", "FROM scratch\nADD hello /\nCMD [\"/hello\"]\n")?;
     let shown = desk.types("docker build -t hello .")?;
-    ensure!(shown.contains("Step 3/3 : CMD [\"/hello\"]") && shown.contains("Successfully tagged hello:latest"), "{shown}");
+    ensure!(
+        shown.contains("Step 3/3 : CMD [\"/hello\"]") && shown.contains("Successfully tagged hello:latest"),
+        "{shown}"
+    );
     ensure!(desk.types("docker image ls hello")?.contains("hello"));
     let shown = desk.at_a_terminal("docker container run -it hello", &[])?;
     ensure!(shown.trim() == "hello docker", "{shown}");
@@ -94,7 +97,8 @@ pub(super) fn volumes(host: &mut Host) -> Result<()> {
     desk.write("supercronic", cron)?;
     desk.types("chmod 755 supercronic")?;
     desk.write("my-cron", "*/1 * * * * date >> /app/test.txt\n")?;
-    let file = "FROM alpine:latest\nCOPY supercronic /usr/local/bin/supercronic\nCOPY my-cron /app/my-cron\nWORKDIR /app\n";
+    let file =
+        "FROM alpine:latest\nCOPY supercronic /usr/local/bin/supercronic\nCOPY my-cron /app/my-cron\nWORKDIR /app\n";
     let end = "# RUN cron job\nCMD [\"/usr/local/bin/supercronic\", \"/app/my-cron\"]\n";
     desk.write("Dockerfile", &format!("{file}\nVOLUME [\"/app\"]\n\n{end}"))?;
     desk.types("docker image build -t my-cron .")?;
@@ -143,7 +147,9 @@ pub(super) fn bridge(host: &mut Host) -> Result<()> {
     desk.has_image("SKEP_TEST_BUSYBOX_TAR", "busybox:latest")?;
     // 6.3
     for name in ["box1", "box2", "client"] {
-        let line = format!("docker container run -d --rm --name {name} busybox /bin/sh -c \"while true; do sleep 3600; done\"");
+        let line = format!(
+            "docker container run -d --rm --name {name} busybox /bin/sh -c \"while true; do sleep 3600; done\""
+        );
         desk.types(&line)?;
     }
     let shown = desk.types("docker container ls")?;

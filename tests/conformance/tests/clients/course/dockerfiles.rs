@@ -12,7 +12,10 @@ pub(super) fn dockerfiles(host: &mut Host) -> Result<()> {
     // 4.2
     desk.write("Dockerfile", "FROM ubuntu:21.04\nRUN echo one > /one\nRUN echo two > /two\nRUN rm /one\n")?;
     desk.types("docker image build -t many .")?;
-    desk.write("Dockerfile.good", "FROM ubuntu:21.04\nRUN echo one > /one && \\\n    echo two > /two && \\\n    rm /one\n")?;
+    desk.write(
+        "Dockerfile.good",
+        "FROM ubuntu:21.04\nRUN echo one > /one && \\\n    echo two > /two && \\\n    rm /one\n",
+    )?;
     desk.types("docker image build -t few -f Dockerfile.good .")?;
     let lines = |name: &str| desk.types(&format!("docker image history {name}"));
     same_columns(&lines("many")?, &["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"])?;
@@ -20,7 +23,10 @@ pub(super) fn dockerfiles(host: &mut Host) -> Result<()> {
     // 4.3
     desk.write("project/app.py", "print('hi')\n")?;
     desk.types("tar -C project -czf app.tar.gz app.py")?;
-    desk.write("Dockerfile", "FROM ubuntu:21.04\nWORKDIR /app\nCOPY project/app.py .\nADD app.tar.gz /unpacked/\nCOPY app.tar.gz /packed/\n")?;
+    desk.write(
+        "Dockerfile",
+        "FROM ubuntu:21.04\nWORKDIR /app\nCOPY project/app.py .\nADD app.tar.gz /unpacked/\nCOPY app.tar.gz /packed/\n",
+    )?;
     desk.types("docker build -t copies .")?;
     let shown = desk.types("docker run --rm copies ls /app /unpacked /packed")?;
     ensure!(shown == "/app:\napp.py\n\n/packed:\napp.tar.gz\n\n/unpacked:\napp.py", "{shown}");
@@ -113,7 +119,10 @@ pub(super) fn flask_and_users(host: &mut Host) -> Result<()> {
     desk.types("docker run -d --name flask-root flask-demo")?;
     desk.types("docker run -d --name flask-no-root flask-no-root")?;
     let shown = desk.types("docker container ps")?;
-    ensure!(shown.matches("\"flask run -h 0.0.0.0\"").count() == 2 && shown.matches("5000/tcp").count() == 2, "{shown}");
+    ensure!(
+        shown.matches("\"flask run -h 0.0.0.0\"").count() == 2 && shown.matches("5000/tcp").count() == 2,
+        "{shown}"
+    );
     for (name, user) in [("flask-root", "0"), ("flask-no-root", "flask")] {
         let seen = desk.types(&format!("docker exec {name} id -u"))?;
         ensure!((seen == "0") == (user == "0"), "{name} runs as {seen}");
