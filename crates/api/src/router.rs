@@ -9,7 +9,7 @@ use crate::route::{
 use crate::version::{Versioned, page_not_found};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 
 /// All paths, with and without `/vX.Y` before them.
 pub fn router(backend: Backend) -> Router {
@@ -38,6 +38,7 @@ fn system_paths() -> Router<Backend> {
         .route("/events", get(events::events))
         .route("/system/df", get(disk::usage))
         .route("/plugins", get(system::plugins))
+        .route("/plugins/{*rest}", any(system::no_plugins))
         .route("/session", post(system::no_buildkit))
         .route("/grpc", post(system::no_buildkit))
 }

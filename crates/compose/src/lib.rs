@@ -34,6 +34,7 @@ pub use convert::{
     Build, FileObject, IMAGE_LABEL, Local, LocalNetwork, LocalService, LocalVolume, NAMESPACE_LABEL, PlacedFile,
     Service, Stack,
 };
+pub use dotenv::variables;
 pub use error::{Error, Place, Result};
 pub use load::{Files, Input, LocalRequest, Request, load};
 pub use project::{Condition, Dependency, Project};

@@ -8,8 +8,12 @@ use std::io::Write;
 use std::path::Path;
 
 const ID_FILE: &str = "engine-id";
-const PLUGINS: [(&str, &str); 6] = [
+const PLUGINS: [(&str, &str); 10] = [
+    ("Log", "journald"),
     ("Log", "json-file"),
+    ("Log", "local"),
+    ("Log", "none"),
+    ("Log", "syslog"),
     ("Network", "bridge"),
     ("Network", "host"),
     ("Network", "null"),

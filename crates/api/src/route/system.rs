@@ -119,6 +119,10 @@ pub(crate) async fn plugins() -> Reply {
     ok(&serde_json::json!([]))
 }
 
+pub(crate) async fn no_plugins() -> ApiError {
+    Error::not_implemented("managed plugins are not supported yet").into()
+}
+
 pub(crate) async fn no_buildkit() -> ApiError {
     Error::not_implemented("BuildKit is not supported: set DOCKER_BUILDKIT=0").into()
 }

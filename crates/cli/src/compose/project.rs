@@ -3,7 +3,7 @@
 use crate::cmd::stack::files::{Disk, standard_input};
 use crate::flags::compose::Files;
 use anyhow::{Context, Result, anyhow};
-use skep_compose::{Input, Local, LocalRequest, Project, Request};
+use skep_compose::{Files as _, Input, Local, LocalRequest, Project, Request};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,9 @@ const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "
 /// Names of the file that is laid over it.
 const OVERRIDES: [&str; 4] =
     ["compose.override.yaml", "compose.override.yml", "docker-compose.override.yml", "docker-compose.override.yaml"];
+
+/// Bytes of a file of variables.
+const VARIABLES_BYTES_MAX: usize = 1 << 20;
 
 /// A project that a command works on.
 pub(super) struct Loaded {
@@ -45,8 +48,9 @@ pub(super) fn load(flags: &Files, enabled: &[String], interpolate: bool, need: N
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let here = std::env::current_dir().context("the working directory is gone")?;
-    let (paths, found_in) = paths(flags, &environment, &here);
-    let named = flags.project_name.clone().or_else(|| environment.get("COMPOSE_PROJECT_NAME").cloned());
+    let settings = settings(flags, &environment, &here);
+    let (paths, found_in) = paths(flags, &settings, &here);
+    let named = flags.project_name.clone().or_else(|| settings.get("COMPOSE_PROJECT_NAME").cloned());
     if paths.is_empty() {
         return match (named.filter(|name| !name.is_empty()), need) {
             (Some(name), Need::Name) => Ok(Loaded { name, files: None }),
@@ -67,7 +71,7 @@ pub(super) fn load(flags: &Files, enabled: &[String], interpolate: bool, need: N
             })
             .collect::<Result<_>>()?,
         folder: folder.clone(),
-        profiles: profiles(flags, &environment),
+        profiles: profiles(flags, &settings),
         environment,
         interpolate,
         local: Some(LocalRequest {
@@ -92,6 +96,23 @@ pub(super) fn load(flags: &Files, enabled: &[String], interpolate: bool, need: N
             variables: flags.env_file.iter().map(absolute).collect(),
         }),
     })
+}
+
+/// The environment, and what files of variables say of the files to read. What is wrong with
+/// them is said when they are read in full.
+fn settings(flags: &Files, environment: &BTreeMap<String, String>, here: &Path) -> BTreeMap<String, String> {
+    let mut all = environment.clone();
+    let folder = flags.project_directory.as_ref().map_or_else(|| here.to_owned(), |folder| here.join(folder));
+    let beside = [folder.join(".env")];
+    let named: Vec<PathBuf> = flags.env_file.iter().map(|path| here.join(path)).collect();
+    for path in if named.is_empty() { &beside[..] } else { &named[..] } {
+        let text = Disk.read(path, VARIABLES_BYTES_MAX).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let found = text.and_then(|text| skep_compose::variables(&text, environment).ok()).unwrap_or_default();
+        for (name, value) in found.into_iter().filter(|(name, _)| name.starts_with("COMPOSE_")) {
+            all.entry(name).or_insert(value);
+        }
+    }
+    all
 }
 
 /// The files, and the folder of the first.

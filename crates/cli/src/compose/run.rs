@@ -139,8 +139,20 @@ fn change(body: &mut Value, flags: &Run, tty: bool) -> anyhow::Result<()> {
             mounts.push(json!({"Type": "volume", "Target": target}));
         }
     }
+    publish(body, flags)?;
+    if !flags.use_aliases {
+        let endpoints = body["NetworkingConfig"]["EndpointsConfig"].as_object_mut();
+        for (_, endpoint) in endpoints.into_iter().flatten() {
+            endpoint["Aliases"] = json!([]);
+        }
+    }
+    Ok(())
+}
+
+/// The service's ports only where they are asked for, and those of this run.
+fn publish(body: &mut Value, flags: &Run) -> anyhow::Result<()> {
     if !flags.service_ports {
-        host["PortBindings"] = json!({});
+        body["HostConfig"]["PortBindings"] = json!({});
     }
     for text in &flags.publish {
         for port in parse::publish(text)? {
@@ -151,12 +163,6 @@ fn change(body: &mut Value, flags: &Run, tty: bool) -> anyhow::Result<()> {
                 Value::Array(list) => list.push(binding),
                 other => *other = json!([binding]),
             }
-        }
-    }
-    if !flags.use_aliases {
-        let endpoints = body["NetworkingConfig"]["EndpointsConfig"].as_object_mut();
-        for (_, endpoint) in endpoints.into_iter().flatten() {
-            endpoint["Aliases"] = json!([]);
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ mod files;
 mod freezer;
 mod health;
 pub(crate) mod inner;
+mod log_driver;
 mod logs;
 mod merge;
 mod monitor;

@@ -264,6 +264,13 @@ configs: {text: {content: "hello ${WORD}\n"}}
     let config = shop.skep(&["--env-file", "special", "config"])?;
     ensure!(config.contains("name: shop") && config.contains("TWO: \"1 and magic\""), "{config}");
 
+    // Which files there are may stand in the file of variables.
+    fs::write(shop.folder.join(".env"), "COMPOSE_FILE=one.yml:two.yml\nCOMPOSE_PROJECT_NAME=other\n")?;
+    fs::write(shop.folder.join("one.yml"), "services: {app: {image: busybox}}\n")?;
+    fs::write(shop.folder.join("two.yml"), "services: {app: {command: 'true'}, more: {image: busybox}}\n")?;
+    ensure!(shop.skep(&["config", "--services"])? == "app\nmore" && shop.skep(&["config"])?.contains("name: other"));
+    fs::remove_file(shop.folder.join(".env"))?;
+
     // What the files do not name any more is an orphan, removed only on demand.
     fs::remove_file(shop.folder.join("docker-compose.override.yml"))?;
     shop.write("services: {app: {image: busybox, command: sleep 1000, init: true, models: [x]}}")?;

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod compose;
+mod corners;
 mod course;
 mod crash;
 mod doctor;
@@ -44,6 +45,7 @@ fn main() {
             bad_input::SCENARIOS,
             locked::SCENARIOS,
             course::SCENARIOS,
+            corners::SCENARIOS,
         ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
