@@ -112,7 +112,9 @@ fn daemon(facts: &Facts) -> Finding {
     match &facts.daemon {
         Ok(info) => {
             let own = env!("CARGO_PKG_VERSION");
-            let theirs = text(&info["ServerVersion"]);
+            // Behind the version of Docker whose clients it serves.
+            let shown = text(&info["ServerVersion"]);
+            let theirs = shown.rsplit_once("skep-").map_or(shown.as_str(), |(_, version)| version);
             if theirs == own {
                 return Finding::ok("daemon", format!("answers, version {theirs}"));
             }
