@@ -3,7 +3,7 @@
 
 use super::api::{Api, service};
 use super::engine::Skep;
-use super::machines::until;
+use super::machines::until_every;
 use super::scenario::Bed;
 use super::table::{exponent, number, plain};
 use crate::sh::{cmd, run, say, target};
@@ -32,6 +32,8 @@ const SWARM: [&str; 9] = [
     "12",
 ];
 const TASKS_DEADLINE: Duration = Duration::from_secs(600);
+/// To answer, the leader looks at every task: it is not asked more often than a person would.
+const TASKS_POLL: Duration = Duration::from_millis(500);
 /// The kernel's unit for processor time.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -91,12 +93,14 @@ fn step(agents: &mut Agents, api: &mut Api, leader: &Leader, size: u64) -> Resul
     let name = format!("s{size}");
     let (status, body) = api.call("POST", "/services/create", Some(&service(&name, size)))?;
     ensure!(status == 201, "{status} {}", String::from_utf8_lossy(&body));
-    until(TASKS_DEADLINE, "the tasks do not run", || Ok(running(api, &name)? == size))?;
+    until_every(TASKS_POLL, TASKS_DEADLINE, "the tasks do not run", || Ok(running(api, &name)? == size))?;
     let (tasks_secs, tasks_cpu_secs) = (begin.elapsed().as_secs_f64(), leader.cpu_secs()? - cpu);
     println!("    {size} tasks run after {tasks_secs:.2} s, {tasks_cpu_secs:.1} s of processor");
     let (status, _) = api.call("DELETE", &format!("/services/{name}"), None)?;
     ensure!(status == 200, "removing the service: {status}");
-    until(TASKS_DEADLINE, "the tasks do not end", || Ok(api.get("/tasks")?.as_array().is_some_and(Vec::is_empty)))?;
+    until_every(TASKS_POLL, TASKS_DEADLINE, "the tasks do not end", || {
+        Ok(api.get("/tasks")?.as_array().is_some_and(Vec::is_empty))
+    })?;
     Ok(Row {
         agents: ready.agents as f64,
         joined_secs: ready.secs,

@@ -9,19 +9,21 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 /// An API version that both engines speak.
 const VERSION: &str = "v1.41";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Engines close a connection that was idle for a while; one idle for less is still there.
+const KEPT_FOR: Duration = Duration::from_secs(2);
 
-/// One connection, kept between calls and made again after a failure.
+/// One connection, kept between calls that follow each other and made again after a failure.
 pub(crate) struct Api {
     runtime: Runtime,
     socket: PathBuf,
-    sender: Option<SendRequest<Full<Bytes>>>,
+    sender: Option<(SendRequest<Full<Bytes>>, Instant)>,
 }
 
 impl Api {
@@ -33,7 +35,7 @@ impl Api {
     /// Status and body of the answer.
     pub(crate) fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Bytes)> {
         let socket = self.socket.clone();
-        let kept = self.sender.take().filter(|sender| !sender.is_closed());
+        let kept = self.sender.take().filter(|(_, used_at)| used_at.elapsed() < KEPT_FOR);
         let body = Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default());
         let request = Request::builder()
             .method(method)
@@ -43,7 +45,7 @@ impl Api {
             .body(body)?;
         let call = async {
             let mut sender = match kept {
-                Some(sender) => sender,
+                Some((sender, _)) => sender,
                 None => {
                     let stream = UnixStream::connect(&socket).await?;
                     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
@@ -59,7 +61,7 @@ impl Api {
         };
         let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, call).await });
         let (sender, status, body) = answer.context("no answer in time")??;
-        self.sender = Some(sender);
+        self.sender = Some((sender, Instant::now()));
         Ok((status, body))
     }
 

@@ -236,13 +236,23 @@ impl Drop for Machines<'_> {
 }
 
 /// Looks again until it is so.
-pub(crate) fn until(deadline: Duration, otherwise: &str, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn until(deadline: Duration, otherwise: &str, check: impl FnMut() -> Result<bool>) -> Result<()> {
+    until_every(POLL, deadline, otherwise, check)
+}
+
+/// The same for questions that cost much to answer.
+pub(crate) fn until_every(
+    poll: Duration,
+    deadline: Duration,
+    otherwise: &str,
+    mut check: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let begin = Instant::now();
     while !check()? {
         if begin.elapsed() > deadline {
             bail!("{otherwise} after {deadline:?}");
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(poll);
     }
     Ok(())
 }
