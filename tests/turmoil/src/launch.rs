@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 /// What makes a build simulated: our own network, disk and threads; a seed for what tokio does
 /// first; chance from the C library, where the program can answer.
 const FLAGS: [&str; 6] =
-    ["--cfg", "skep_simulated", "--cfg", "tokio_unstable", "--cfg", "getrandom_backend=\"linux_getrandom\""];
+    ["--cfg", "tokio_unstable", "--cfg", "skep_simulated", "--cfg", "getrandom_backend=\"linux_getrandom\""];
 /// Between flags in cargo's variable.
 const FLAG_SEPARATOR: &str = "\x1f";
 
