@@ -51,18 +51,22 @@ pub(crate) fn images() -> Result<()> {
 
 /// Stock clients against a running daemon.
 pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
-    conformance("clients", "stock clients against a running daemon", filter, &[])
+    conformance("clients", "stock clients against a running daemon", filter, &course_images()?)
 }
 
 /// Clusters of several machines.
 pub(crate) fn clusters(filter: Option<&str>) -> Result<()> {
-    let course = course::bases()?;
-    let more = [
+    conformance("cluster", "clusters of machines", filter, &course_images()?)
+}
+
+/// What builds the images of the course: its folder and their bases.
+fn course_images() -> Result<[(&'static str, OsString); 3]> {
+    let bases = course::bases()?;
+    Ok([
         ("SKEP_TEST_COURSE", root().join("examples/course").into()),
-        ("SKEP_TEST_PYTHON_TAR", course.python.into()),
-        ("SKEP_TEST_REDIS_TAR", course.redis.into()),
-    ];
-    conformance("cluster", "clusters of machines", filter, &more)
+        ("SKEP_TEST_PYTHON_TAR", bases.python.into()),
+        ("SKEP_TEST_REDIS_TAR", bases.redis.into()),
+    ])
 }
 
 /// One scenario of a cluster, its fault repeated so often.
