@@ -5,7 +5,7 @@ use crate::client::{Client, environment};
 use crate::disk::{Disk, MachineDisk, run};
 use crate::network::Switch;
 use crate::node::{Node, Site, curl_outside};
-use crate::{inside, sweep};
+use crate::{inside, sweep, wait};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -185,7 +185,13 @@ impl Lab {
         let remote = format!("{}:2377", first.address());
         for node in &self.nodes[1..] {
             let token = if node.number() <= managers { &manager } else { &worker };
-            node.ok(&["swarm", "join", "--token", token, &remote])?;
+            // On a busy machine a fresh cable may carry nothing for a while.
+            wait::until("a way to the first manager", || {
+                match node.ok(&["swarm", "join", "--token", token, &remote]) {
+                    Err(error) if format!("{error:#}").contains("cannot connect to") => Err(error),
+                    joined => Ok(joined),
+                }
+            })??;
         }
         Ok(())
     }

@@ -105,6 +105,11 @@ fn updates_fail_no_request_through_another_node(lab: &mut Lab) -> Result<()> {
     let workers = ["-p", "8080:80", "--replicas", "4", "--constraint", "node.role==worker", "whoami"];
     create(manager, "web", &workers)?;
     settled(manager, "web", 4)?;
+    for number in [1, 3] {
+        // Other machines hear of a task a moment after it runs.
+        let url = format!("http://{}:8080/", lab.node(number).address());
+        wait::until(&format!("an answer by {url}"), || lab.outside_ok(&["curl", "-sS", "--max-time", "5", &url]))?;
+    }
     for order in ["stop-first", "start-first"] {
         // By a machine without a task, and by one with.
         let loads = [Load::start(lab, &lab.node(1).address(), 8080)?, Load::start(lab, &lab.node(3).address(), 8080)?];

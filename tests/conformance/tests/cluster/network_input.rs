@@ -63,7 +63,7 @@ fn refused(manager: &Node) -> Result<()> {
         ensure!(said.contains(text), "{args:?}: {said}");
     }
     let said = manager.refused(&["network", "create", "-d", "weave", "wrong"])?;
-    ensure!(said.contains("plugin \"weave\" not found"), "{said}");
+    ensure!(said.contains("could not find plugin weave"), "{said}");
     let said = manager.refused(&["network", "create", "-o", "com.docker.network.driver.mtu=1", "wrong"])?;
     ensure!(said.contains("invalid MTU \"1\""), "{said}");
     ensure!(manager.ok(&["network", "ls", "-q"])? == before, "a network was half-made");
@@ -78,16 +78,16 @@ fn exhausted(manager: &Node) -> Result<()> {
         ensure!(subnet == "10.20.0.8/29", "{subnet}");
         Ok(())
     })?;
-    let said = manager.refused(&["network", "create", "-d", "overlay", "none"])?;
+    let said = manager.refused(&["network", "create", "-d", "overlay", "more"])?;
     ensure!(said.contains("could not find an available, non-overlapping IPv4 address pool"), "{said}");
-    // Six addresses: the gateway's, the service's, the machine's own, and three for tasks.
+    // Six addresses: the gateway's, the service's, and at most four for tasks.
     let here =
         ["--constraint", "node.hostname==h1", "--network", "last", "--replicas", "5", "busybox", "sleep", "1000"];
     create(manager, "many", &here)?;
     wait::until("those without an address to say so", || {
         let waiting: Vec<_> = tasks(manager, "many")?.into_iter().filter(|task| !task.is_running()).collect();
         let says = waiting.iter().filter(|task| task.error.contains("network last has no free address")).count();
-        ensure!(says >= 2 && waiting.len() == says, "{waiting:?}");
+        ensure!(says >= 1 && waiting.len() == says, "{waiting:?}");
         Ok(())
     })?;
     manager.ok(&["service", "scale", "--detach", "many=2"])?;
@@ -127,6 +127,7 @@ fn a_port_taken_on_one_node_is_named(lab: &mut Lab) -> Result<()> {
         );
         Ok(())
     })?;
+    manager.ok(&["service", "rm", "host"])?;
     // A port of the mesh works everywhere else, and the trace says where it does not.
     create(manager, "mesh", &["-p", "8080:80", "--constraint", "node.hostname==h1", "busybox", "sleep", "1000"])?;
     settled(manager, "mesh", 1)?;
