@@ -7,7 +7,9 @@
 
 pub mod host;
 pub mod leftovers;
+mod second_try;
 pub mod terminal;
 
 pub use host::Host;
+pub use second_try::with_second_try;
 pub use skep_lab::{Cli, Client, Lab, Node, Options, client, wait};

@@ -22,7 +22,7 @@ mod verbs;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
-use skep_conformance::{Client, Host};
+use skep_conformance::{Client, Host, with_second_try};
 
 /// A scenario: a name and what to do on a fresh host.
 pub(crate) type Scenario = (&'static str, fn(&mut Host) -> Result<()>);
@@ -64,12 +64,12 @@ fn main() {
 
 fn trial(client: &Client, name: &str, run: fn(&mut Host) -> Result<()>) -> Trial {
     let client = client.clone();
-    Trial::test(format!("{}::{name}", client.label), move || {
-        let mut host = Host::start(&client).map_err(failed)?;
-        run(&mut host).map_err(|error| Failed::from(format!("{error:#}\n\nthe daemon's log:\n{}", host.log())))
+    let name = format!("{}::{name}", client.label);
+    Trial::test(name.clone(), move || {
+        let attempt = || {
+            let mut host = Host::start(&client).map_err(|error| format!("{error:#}"))?;
+            run(&mut host).map_err(|error| format!("{error:#}\n\nthe daemon's log:\n{}", host.log()))
+        };
+        with_second_try(&name, attempt).map_err(Failed::from)
     })
-}
-
-fn failed(error: anyhow::Error) -> Failed {
-    Failed::from(format!("{error:#}"))
 }
