@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub struct Backend {
     pub engine: Engine,
     pub swarm: Arc<dyn Swarm>,
+    pub network: Arc<dyn NodeNetwork>,
     pub system: Arc<SystemInfo>,
 }
 
@@ -54,15 +55,9 @@ pub trait Swarm: Send + Sync + 'static {
     /// The manager on this node, or 503 with the reference's text.
     fn control(&self) -> Result<Control>;
     fn status(&self) -> SwarmStatus;
-    /// What netd says of itself.
-    async fn netd_status(&self) -> Result<NetdStatus>;
-    /// What differs between this node's kernel and what netd was told, a line each.
-    async fn verify_network(&self) -> Result<Vec<String>>;
-    /// The path of a service's packets on this node; the service by its id or name.
-    async fn trace_network(&self, service: &str) -> Result<ServiceTrace>;
 }
 
-/// This node's network daemon, as other nodes' managers may look at it.
+/// This node's network daemon, for those who look and change nothing.
 #[async_trait]
 pub trait NodeNetwork: Send + Sync + 'static {
     /// What netd says of itself.

@@ -82,7 +82,6 @@ fn daemon(args: Vec<OsString>) -> Result<()> {
         return Ok(writeln!(std::io::stdout(), "configuration OK")?);
     }
     logging::start(&config);
-    raise_descriptor_limit();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.clamp(2, WORKER_THREADS_MAX))
@@ -95,16 +94,6 @@ fn daemon(args: Vec<OsString>) -> Result<()> {
     // What still blocks after an orderly end is not worth waiting for.
     runtime.shutdown_background();
     outcome
-}
-
-/// A leader keeps a connection to every node of its swarm.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
 }
 
 fn cli(args: Vec<OsString>) -> ExitCode {

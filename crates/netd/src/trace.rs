@@ -5,6 +5,7 @@ use crate::desired::Desired;
 use crate::kernel::apply::Traffic;
 use crate::names;
 use crate::plan::{Forwarding, MESH_TUNNEL, OVERLAY_TUNNEL, PlaceId, Seen, Wanted};
+use crate::ports::HostPort;
 use crate::rules::{address_of, guard, protocol_number};
 use crate::wanted::mesh::Mesh;
 use crate::wanted::{OVERLAY_BRIDGE, port_name};
@@ -23,8 +24,8 @@ pub struct Facts<'a> {
     pub seen: &'a Seen,
     pub traffic: &'a BTreeMap<PlaceId, Traffic>,
     pub balancer: &'static str,
-    /// Ports of the host that could not be had, a line each.
-    pub taken_ports: &'a [String],
+    /// Ports of the host that could not be had, and why.
+    pub taken_ports: &'a BTreeMap<HostPort, String>,
 }
 
 /// The service that somebody means, by its id or its name.
@@ -126,8 +127,8 @@ fn published(facts: &Facts<'_>, port: &DesiredIngress) -> PortTrace {
 /// The host's, and that another program was first.
 fn port_problems(facts: &Facts<'_>, port: &DesiredIngress) -> Vec<String> {
     let mut problems = problems(facts, &PlaceId::Host);
-    let is_meant = format!("Bind for 0.0.0.0:{} ", port.published_port);
-    problems.extend(facts.taken_ports.iter().filter(|line| line.starts_with(&is_meant)).cloned());
+    let is_it = |taken: &HostPort| taken.protocol == port.protocol && taken.address.port() == port.published_port;
+    problems.extend(facts.taken_ports.iter().filter(|(taken, _)| is_it(taken)).map(|(_, why)| why.clone()));
     problems
 }
 

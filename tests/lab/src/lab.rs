@@ -121,6 +121,8 @@ impl Lab {
             Self { name: options.name.clone(), nodes: Vec::new(), switch: Switch::new(&options.name), kept: false };
         let lab_home = options.home.join(&options.name);
         fs::create_dir_all(&lab_home).with_context(|| lab_home.display().to_string())?;
+        fs::create_dir_all(&run_root)?;
+        mount_memory(&run_root)?;
         sweep::enter(&options.name, &lab_home, options.ends_with_process)?;
         let site = Site {
             lab: options.name.clone(),
@@ -271,7 +273,7 @@ impl Lab {
         self.nodes.iter().map(Node::log).collect::<Vec<_>>().join("\n")
     }
 
-    /// Leaves the lab running when this process ends; [`crate::remove_lab`] removes it.
+    /// Leaves the lab running when this process ends; [`crate::sweep::remove`] removes it.
     pub fn keep(mut self) {
         self.kept = true;
         self.nodes.iter().for_each(Node::release);

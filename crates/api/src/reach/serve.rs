@@ -22,8 +22,6 @@ use skep_engine::Engine;
 use skep_manager::Control;
 use skep_model::container::ContainerInfo;
 use skep_model::id::NodeId;
-use skep_model::net_trace::ServiceTrace;
-use skep_model::netstate::NetdStatus;
 use skep_model::{Error, Result};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,7 +34,7 @@ pub struct TaskService {
 
 impl TaskService {
     pub fn new(engine: Engine, network: Arc<dyn NodeNetwork>) -> Self {
-        let backend = Backend { engine, swarm: Arc::new(NoSwarm(network)), system: Arc::new(SystemInfo::default()) };
+        let backend = Backend { engine, swarm: Arc::new(NoSwarm), network, system: Arc::new(SystemInfo::default()) };
         let inner = Router::new()
             .route(networks_trace::PATH, get(networks_trace::trace_here))
             .route(networks_verify::PATH, get(networks_verify::verify_here))
@@ -102,7 +100,7 @@ pub(super) fn is_task(info: &ContainerInfo) -> bool {
 }
 
 /// What comes through a tunnel is answered here or not at all.
-struct NoSwarm(Arc<dyn NodeNetwork>);
+struct NoSwarm;
 
 fn not_here<T>() -> Result<T> {
     Err(Error::unavailable("the swarm is not reached through a node's tunnel"))
@@ -124,14 +122,5 @@ impl Swarm for NoSwarm {
     }
     fn status(&self) -> SwarmStatus {
         SwarmStatus::default()
-    }
-    async fn netd_status(&self) -> Result<NetdStatus> {
-        self.0.status().await
-    }
-    async fn verify_network(&self) -> Result<Vec<String>> {
-        self.0.verify().await
-    }
-    async fn trace_network(&self, service: &str) -> Result<ServiceTrace> {
-        self.0.trace(service).await
     }
 }

@@ -28,7 +28,7 @@ pub(crate) async fn trace(State(backend): State<Backend>, query: Query) -> Reply
         let nodes = ask_all(&backend.swarm.control()?, &format!("{PATH}?service={id}")).await;
         return ok(&json!({ "ID": id, "Name": name, "Nodes": nodes }));
     }
-    let traced = backend.swarm.trace_network(&id).await?;
+    let traced = backend.network.trace(&id).await?;
     if traced.id.as_str().is_empty() && backend.swarm.control().is_err() {
         return Err(Error::not_found(format!("service {named} is not known on this node")).into());
     }
@@ -40,7 +40,7 @@ pub(crate) async fn trace(State(backend): State<Backend>, query: Query) -> Reply
 
 /// This node alone; a service that it does not know has no paths here.
 pub(crate) async fn trace_here(State(backend): State<Backend>, query: Query) -> Reply {
-    ok(&body(&backend.swarm.trace_network(wanted_service(&query)?).await?))
+    ok(&body(&backend.network.trace(wanted_service(&query)?).await?))
 }
 
 fn wanted_service(query: &Query) -> Result<&str> {

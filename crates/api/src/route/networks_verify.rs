@@ -51,8 +51,8 @@ pub(super) async fn ask_all(control: &Control, path: &str) -> Vec<Value> {
 
 /// This node alone.
 pub(crate) async fn verify_here(State(backend): State<Backend>) -> Reply {
-    let lines = backend.swarm.verify_network().await?;
-    let status = backend.swarm.netd_status().await?;
+    let lines = backend.network.verify().await?;
+    let status = backend.network.status().await?;
     ok(&json!({
         "Balancer": status.balancer,
         "Generation": status.cluster_generation,

@@ -39,7 +39,7 @@ const TWO_MANAGERS_WARNING: &str = "WARNING: Running Swarm in a two-manager conf
 pub(crate) async fn info(State(backend): State<Backend>) -> Reply {
     let machine = Machine::read();
     let mut warnings = Vec::new();
-    let balancer = match backend.swarm.netd_status().await {
+    let balancer = match backend.network.status().await {
         Ok(status) => {
             warnings.extend(status.failing.iter().map(|what| format!("WARNING: network: {what}")));
             status.balancer

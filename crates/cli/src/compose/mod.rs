@@ -45,7 +45,7 @@ pub(crate) async fn dispatch(client: &Client, flags: Compose) -> Outcome {
         Verb::Build(flags) => images::build(context, &flags).await,
         Verb::Config(_) | Verb::Ls(_) => Ok(()),
         Verb::Cp(flags) => look::copy(context, flags).await,
-        Verb::Create(flags) => up::create(context, &flags).await,
+        Verb::Create(flags) => up::create(context, flags).await,
         Verb::Down(flags) => down::down(context, &flags).await,
         Verb::Events(flags) => look::events(context, flags).await,
         Verb::Exec(flags) => run::exec(context, flags).await,

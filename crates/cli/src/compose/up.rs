@@ -33,7 +33,7 @@ pub(super) async fn up(context: &Context<'_>, flags: Up) -> Outcome {
         recreate_deps: flags.always_recreate_deps,
         renew_volumes: flags.renew_anon_volumes,
         timeout: flags.timeout,
-        making: Making { ..flags.making },
+        making: flags.making,
     };
     if let Some(key) = &flags.exit_code_from
         && context.service(key).is_none()
@@ -81,9 +81,8 @@ fn goal(context: &Context<'_>, one: &Seen) -> waiting::Goal {
     if awaited { waiting::Goal::Completed } else { waiting::Goal::Ready }
 }
 
-pub(super) async fn create(context: &Context<'_>, flags: &Create) -> Outcome {
-    let making = Making { scale: flags.making.scale.clone(), pull: flags.making.pull.clone(), ..flags.making };
-    let options = Options { named: flags.services.clone(), making, ..Options::default() };
+pub(super) async fn create(context: &Context<'_>, flags: Create) -> Outcome {
+    let options = Options { named: flags.services, making: flags.making, ..Options::default() };
     bring_about(context, &options).await.map(drop)
 }
 

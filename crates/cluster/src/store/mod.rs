@@ -13,6 +13,7 @@ mod working;
 pub use index::Holder;
 
 use crate::command::{Command, Key, Kind, Object, Write};
+use id::Id;
 use index::Indices;
 use recent::Recent;
 use serde::{Deserialize, Serialize};
@@ -170,12 +171,12 @@ impl Store {
         self.indices.change(old, Some(&new));
         match new {
             Object::Cluster(cluster) => self.cluster = Some(Arc::new(cluster)),
-            Object::Node(node) => self.nodes.insert(node.id.clone().as_str(), Arc::new(*node)),
-            Object::Service(service) => self.services.insert(service.id.clone().as_str(), Arc::new(*service)),
-            Object::Task(task) => self.tasks.insert(task.id.clone().as_str(), Arc::new(*task)),
-            Object::Network(network) => self.networks.insert(network.id.clone().as_str(), Arc::new(network)),
-            Object::Secret(secret) => self.secrets.insert(secret.id.clone().as_str(), Arc::new(secret)),
-            Object::Config(config) => self.configs.insert(config.id.clone().as_str(), Arc::new(config)),
+            Object::Node(node) => self.nodes.insert(Id::of(node.id.as_str()), Arc::new(*node)),
+            Object::Service(service) => self.services.insert(Id::of(service.id.as_str()), Arc::new(*service)),
+            Object::Task(task) => self.tasks.insert(Id::of(task.id.as_str()), Arc::new(*task)),
+            Object::Network(network) => self.networks.insert(Id::of(network.id.as_str()), Arc::new(network)),
+            Object::Secret(secret) => self.secrets.insert(Id::of(secret.id.as_str()), Arc::new(secret)),
+            Object::Config(config) => self.configs.insert(Id::of(config.id.as_str()), Arc::new(config)),
         }
     }
 

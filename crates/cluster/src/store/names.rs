@@ -1,6 +1,7 @@
 //! Names and the ids that have them. Names are often alike in their beginnings, so they are
 //! spread over the buckets of a table by a digest.
 
+use super::id::Id;
 use super::table::Table;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ impl Names {
     pub(super) fn set(&mut self, name: &str, id: &Arc<str>, add: bool) {
         let key = key(name);
         if add {
-            self.0.insert(&key, Arc::clone(id));
+            self.0.insert(Id::of(&key), Arc::clone(id));
         } else if self.0.get(&key) == Some(id) {
             self.0.remove(&key);
         }

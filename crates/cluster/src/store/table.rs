@@ -53,8 +53,7 @@ impl<T: ?Sized> Table<T> {
         self.buckets.values().flat_map(|bucket| bucket.values())
     }
 
-    pub(super) fn insert(&mut self, id: &str, object: Arc<T>) {
-        let id = Id::of(id);
+    pub(super) fn insert(&mut self, id: Id, object: Arc<T>) {
         let buckets = Arc::make_mut(&mut self.buckets);
         let bucket = Arc::make_mut(buckets.entry(id.prefix()).or_default());
         if bucket.insert(id, object).is_none() {
@@ -116,7 +115,7 @@ impl<T> FromIterator<(String, Arc<T>)> for Table<T> {
     fn from_iter<I: IntoIterator<Item = (String, Arc<T>)>>(objects: I) -> Self {
         let mut table = Self::default();
         for (id, object) in objects {
-            table.insert(&id, object);
+            table.insert(Id::of(&id), object);
         }
         table
     }
@@ -139,10 +138,10 @@ mod tests {
     #[test]
     fn a_clone_does_not_see_later_writes() {
         let mut table = Table::default();
-        table.insert("a", Arc::new(1));
+        table.insert(Id::of("a"), Arc::new(1));
         let before = table.clone();
-        table.insert("a", Arc::new(2));
-        table.insert("b", Arc::new(3));
+        table.insert(Id::of("a"), Arc::new(2));
+        table.insert(Id::of("b"), Arc::new(3));
         table.remove("nothing");
         assert_eq!((before.len(), before.get("a").map(|v| **v)), (1, Some(1)));
         table.remove("a");

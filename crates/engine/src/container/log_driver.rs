@@ -5,11 +5,11 @@ use skep_model::container::{ContainerInfo, LogConfig};
 use skep_model::shim::{LogAddress, LogForward, SyslogFormat};
 use skep_model::{Error, Result};
 use std::collections::BTreeMap;
-use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-const DRIVERS: [&str; 5] = ["json-file", "local", "none", "syslog", "journald"];
+/// Names of all log drivers.
+pub const LOG_DRIVERS: [&str; 5] = ["journald", "json-file", "local", "none", "syslog"];
 const FILES_DEFAULT: u32 = 1;
 /// What `local`, and the file beside a log service, may take.
 const ROTATED_BYTES: u64 = 20 * 1024 * 1024;
@@ -30,7 +30,7 @@ const SHORT_ID_LETTERS: usize = 12;
 /// # Errors
 /// A driver that is not there, or options that it does not know.
 pub(crate) fn check(config: &LogConfig) -> Result<()> {
-    if !DRIVERS.contains(&config.driver.as_str()) {
+    if !LOG_DRIVERS.contains(&config.driver.as_str()) {
         return Err(Error::invalid(format!("logger: no log driver named '{}' is registered", config.driver)));
     }
     limits(config)?;
@@ -77,7 +77,7 @@ pub(crate) fn limits(config: &LogConfig) -> Result<(u64, u32)> {
 ///
 /// # Errors
 /// It is not, with Docker's words.
-pub(crate) fn forward(info: &ContainerInfo) -> Result<Option<LogForward>> {
+pub(crate) async fn forward(info: &ContainerInfo) -> Result<Option<LogForward>> {
     let config = &info.host.log_config;
     let failed = |why: String| {
         Error::internal(format!("failed to create task for container: failed to initialize logging driver: {why}"))
@@ -85,7 +85,7 @@ pub(crate) fn forward(info: &ContainerInfo) -> Result<Option<LogForward>> {
     let tag = tag(option(config, "tag"), info)?;
     match config.driver.as_str() {
         "syslog" => {
-            let to = syslog_address(option(config, "syslog-address")).map_err(|error| failed(error.message))?;
+            let to = syslog_address(option(config, "syslog-address")).await.map_err(|error| failed(error.message))?;
             if let LogAddress::Unix(path) = &to {
                 reach(path).map_err(|_| failed("Unix syslog delivery error".into()))?;
             }
@@ -204,7 +204,7 @@ fn split_address(given: &str) -> Result<(&str, &str)> {
     }
 }
 
-fn syslog_address(given: &str) -> Result<LogAddress> {
+async fn syslog_address(given: &str) -> Result<LogAddress> {
     let (kind, rest) = split_address(given)?;
     if kind != "udp" {
         let there = || SYSLOG_SOCKETS.into_iter().find(|path| Path::new(path).exists()).unwrap_or(SYSLOG_SOCKETS[0]);
@@ -215,7 +215,7 @@ fn syslog_address(given: &str) -> Result<LogAddress> {
     } else {
         format!("{rest}:{SYSLOG_PORT}")
     };
-    let found = with_port.to_socket_addrs().ok().and_then(|mut all| all.next());
+    let found = tokio::net::lookup_host(with_port).await.ok().and_then(|mut all| all.next());
     found.map(LogAddress::Udp).ok_or_else(|| Error::invalid(format!("syslog-address {given} leads nowhere")))
 }
 
@@ -272,10 +272,10 @@ mod tests {
         check(&config("syslog", &[("syslog-facility", "local7"), ("syslog-address", "udp://127.0.0.1:5140")])).unwrap();
     }
 
-    #[test]
-    fn addresses_and_tags() {
-        assert_eq!(syslog_address("udp://127.0.0.1").unwrap(), LogAddress::Udp("127.0.0.1:514".parse().unwrap()));
-        assert_eq!(syslog_address("unixgram:///x").unwrap(), LogAddress::Unix("/x".into()));
+    #[tokio::test]
+    async fn addresses_and_tags() {
+        assert_eq!(syslog_address("udp://127.0.0.1").await.unwrap(), LogAddress::Udp("127.0.0.1:514".parse().unwrap()));
+        assert_eq!(syslog_address("unixgram:///x").await.unwrap(), LogAddress::Unix("/x".into()));
         let mut info = ContainerInfo { name: "web".into(), ..ContainerInfo::default() };
         info.id.0 = "0123456789abcdef".into();
         assert_eq!(tag("", &info).unwrap(), "0123456789ab");

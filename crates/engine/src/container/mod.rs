@@ -31,6 +31,7 @@ mod wait;
 
 pub use archive::{ArchiveStream, Change, ChangeKind, PathStat};
 pub use engine::Engine;
+pub use log_driver::LOG_DRIVERS;
 pub use stats::{BlockCounters, CpuCounters, InterfaceCounters, MemoryCounters, Stats};
 
 use bytes::Bytes;

@@ -132,7 +132,7 @@ impl Inner {
     ) -> Result<Started, ExitRecord> {
         self.clear_run_dir(run_dir);
         self.prepare_run_dir(container, info, plan, run_dir).map_err(not_started)?;
-        let config = self.shim_config(info, plan).map_err(not_started)?;
+        let config = self.shim_config(info, plan).await.map_err(not_started)?;
         let starting = shim::spawn(&self.program, run_dir, &config).await.map_err(not_started)?;
         self.attach_network(info, plan, starting.pid).await.map_err(not_started)?;
         self.connect_pending(container, run_dir).await.map_err(not_started)?;
@@ -181,12 +181,12 @@ impl Inner {
         Ok(())
     }
 
-    fn shim_config(&self, info: &ContainerInfo, plan: &Plan) -> Result<ShimConfig> {
+    async fn shim_config(&self, info: &ContainerInfo, plan: &Plan) -> Result<ShimConfig> {
         let log = if info.host.log_config.driver == "none" {
             None
         } else {
             let (max_size_bytes, max_files) = log_driver::limits(&info.host.log_config)?;
-            let forward = log_driver::forward(info)?;
+            let forward = log_driver::forward(info).await?;
             Some(ShimLog { path: self.log_path(info), max_size_bytes, max_files, forward })
         };
         let confinement = confinement::of_container(&info.host, &self.kernel)?;

@@ -139,16 +139,10 @@ impl Inner {
 
     /// A session's stream is closed: the agent went away, or the connection did.
     async fn session_closed(&self, node: &NodeId, session: &Session) {
-        if self.stop.is_cancelled() || !self.replicator.is_leader() {
-            return;
-        }
-        let nodes = std::slice::from_ref(node);
-        let is_gone = |_| !session.ended.is_cancelled();
-        heartbeat::write_states(&self.replicator, nodes, NodeState::Disconnected, "", is_gone).await;
-        // It may have come back meanwhile, have seen its old, good state, and have written nothing.
-        if session.ended.is_cancelled() && self.sessions.is_open(node) {
-            let is_wrong = |present| present == NodeState::Disconnected;
-            heartbeat::write_states(&self.replicator, nodes, NodeState::Ready, "", is_wrong).await;
+        let was_present = self.sessions.close(node, session);
+        if was_present && !self.stop.is_cancelled() && self.replicator.is_leader() {
+            let nodes = std::slice::from_ref(node);
+            heartbeat::record(&self.replicator, &self.sessions, nodes, NodeState::Disconnected, "").await;
         }
     }
 

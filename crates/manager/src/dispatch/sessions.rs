@@ -37,6 +37,8 @@ struct Table {
 struct Entry {
     /// `None`: the node is only expected.
     session: Option<Session>,
+    /// The agent has closed its stream; it may go on with the session until the deadline.
+    is_closed: bool,
     deadline: Instant,
 }
 
@@ -73,7 +75,7 @@ impl Sessions {
         };
         table.opened += 1;
         let session = Session { id, number: table.opened, ..Session::default() };
-        table.nodes.insert(node.clone(), Entry { session: Some(session.clone()), deadline });
+        table.nodes.insert(node.clone(), Entry { session: Some(session.clone()), is_closed: false, deadline });
         let is_earliest = table.is_earliest(deadline);
         drop(table);
         if is_earliest {
@@ -97,9 +99,16 @@ impl Sessions {
         entry.and_then(|entry| entry.session.clone()).ok_or_else(unknown)
     }
 
-    /// Whether the node has a session, whichever.
+    /// The stream of a session was closed by its agent. Whether it was the node's present one.
+    pub(crate) fn close(&self, node: &NodeId, session: &Session) -> bool {
+        let mut table = self.table();
+        let is_it = |entry: &&mut Entry| entry.session.as_ref().is_some_and(|known| known.number == session.number);
+        table.nodes.get_mut(node).filter(is_it).map(|entry| entry.is_closed = true).is_some()
+    }
+
+    /// Whether the node is there with a session, whichever.
     pub(crate) fn is_open(&self, node: &NodeId) -> bool {
-        self.table().nodes.get(node).is_some_and(|entry| entry.session.is_some())
+        self.table().nodes.get(node).is_some_and(|entry| entry.session.is_some() && !entry.is_closed)
     }
 
     /// Expects these nodes to open a session; answers those who have none yet.
@@ -108,7 +117,7 @@ impl Sessions {
         let mut table = self.table();
         let missing: Vec<NodeId> = nodes.into_iter().filter(|node| !table.nodes.contains_key(node)).collect();
         for node in &missing {
-            table.nodes.insert(node.clone(), Entry { session: None, deadline });
+            table.nodes.insert(node.clone(), Entry { session: None, is_closed: false, deadline });
         }
         let is_earliest = table.is_earliest(deadline);
         drop(table);
@@ -224,6 +233,18 @@ mod tests {
         assert_ne!(other.id, first.id);
         assert!(sessions.get(&node("a"), &first.id).is_err());
         assert!(sessions.get(&node("a"), &other.id).is_ok());
+    }
+
+    #[test]
+    fn a_closed_session_is_not_there_until_it_goes_on() {
+        let (sessions, start) = (Sessions::default(), Instant::now());
+        let first = sessions.open(&node("a"), "", PERIOD, start);
+        assert!(sessions.close(&node("a"), &first) && !sessions.is_open(&node("a")));
+        let resumed = sessions.open(&node("a"), &first.id, PERIOD, start);
+        assert!(!sessions.close(&node("a"), &first) && sessions.is_open(&node("a")));
+        assert!(sessions.close(&node("a"), &resumed));
+        assert_eq!(sessions.expire(after(start, 15)), [node("a")]);
+        assert!(!sessions.close(&node("a"), &resumed));
     }
 
     #[test]

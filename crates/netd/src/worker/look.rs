@@ -29,7 +29,7 @@ impl Worker {
         self.note_forged_frames(&seen);
         let mut lines: Vec<String> = diff::difference(&wanted, &seen).iter().map(ToString::to_string).collect();
         lines.extend(wanted.impossible);
-        lines.extend(self.failing.ports.iter().cloned());
+        lines.extend(self.failing.ports.values().cloned());
         lines.extend(self.failing.resolvers.iter().cloned());
         Ok(lines)
     }

@@ -19,7 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("compose_is_taken_over_by_docker_compose", is_taken_over),
 ];
 
-const SHOP: &str = r#"
+pub(crate) const SHOP: &str = r#"
 services:
   web:
     build: CONTEXT
@@ -37,13 +37,13 @@ volumes:
 "#;
 
 /// A folder with a compose file, and the tools to use it with.
-struct Project<'h> {
+pub(crate) struct Project<'h> {
     host: &'h Host,
     folder: PathBuf,
 }
 
 impl<'h> Project<'h> {
-    fn new(host: &'h Host, text: &str) -> Result<Self> {
+    pub(crate) fn new(host: &'h Host, text: &str) -> Result<Self> {
         host.import_busybox()?;
         let folder = host.scratch().join("shop");
         fs::create_dir_all(folder.join("notes"))?;
@@ -53,7 +53,7 @@ impl<'h> Project<'h> {
         Ok(project)
     }
 
-    fn write(&self, text: &str) -> Result<()> {
+    pub(crate) fn write(&self, text: &str) -> Result<()> {
         let context = environment("SKEP_TEST_WHOAMI_CONTEXT");
         Ok(fs::write(self.folder.join("docker-compose.yml"), text.replace("CONTEXT", &context.to_string_lossy()))?)
     }
@@ -80,12 +80,12 @@ impl<'h> Project<'h> {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    fn other(&self, args: &[&str]) -> Result<String> {
+    pub(crate) fn other(&self, args: &[&str]) -> Result<String> {
         let output = self.command("/usr/bin/docker-compose".into(), &[], args).output()?;
         success(&output).with_context(|| format!("docker-compose {}", args.join(" ")))
     }
 
-    fn nothing_is_left(&self) -> Result<()> {
+    pub(crate) fn nothing_is_left(&self) -> Result<()> {
         for args in [
             ["ps", "-aq"].as_slice(),
             &["volume", "ls", "-q"],

@@ -4,21 +4,11 @@ use crate::Scenario;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use skep_conformance::client::environment;
-use skep_conformance::{Host, wait};
-use std::process::{Child, Stdio};
+use skep_conformance::{Ending, Host, wait};
+use std::process::Stdio;
 
 /// Scenarios of a verb that no other client has.
 pub(crate) const OWN: &[Scenario] = &[("system_doctor", system_doctor)];
-
-/// Ended when dropped.
-struct Listener(Child);
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The findings, and whether there was no problem among them.
 fn findings(host: &Host) -> Result<(Vec<Value>, bool)> {
@@ -53,7 +43,7 @@ fn system_doctor(host: &mut Host) -> Result<()> {
 
     // A port that a swarm wants, in another's hands.
     let script = "import socket,time\ns=socket.socket()\ns.bind(('0.0.0.0',2377))\ns.listen()\ntime.sleep(1000)";
-    let listener = Listener(host.inside(&["/usr/bin/python3", "-c", script]).stdin(Stdio::null()).spawn()?);
+    let listener = Ending(host.inside(&["/usr/bin/python3", "-c", script]).stdin(Stdio::null()).spawn()?);
     wait::until("the finding", || {
         let (found, _) = findings(host)?;
         ensure!(one(&found, "port 2377/tcp")?["Level"] == "warning");

@@ -47,7 +47,7 @@ pub(super) fn containers(host: &mut Host) -> Result<()> {
 
 pub(super) fn images(host: &mut Host) -> Result<()> {
     let desk = Desk::new(host)?;
-    let _hub = start_registry(host)?;
+    let _hub = start_registry(host, 5000, "")?;
     desk.has_nginx()?;
     for name in ["nginx:latest", "nginx:1.20.0", "bitnami/nginx:latest"] {
         desk.types(&format!("docker tag nginx 127.0.0.1:5000/{name} && docker push 127.0.0.1:5000/{name}"))?;
