@@ -77,7 +77,7 @@ impl AssignedSet {
         match item {
             Item::Task(bytes) => {
                 let mut task: Task = decode(bytes)?;
-                let auth = std::mem::take(&mut task.spec.container.pull_auth);
+                let auth = std::mem::take(&mut Arc::make_mut(&mut task.spec).container.pull_auth);
                 self.dependencies.pull_auth.remove(&task.id);
                 if update && !auth.is_empty() {
                     self.dependencies.pull_auth.insert(task.id.clone(), auth);
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn credentials_stand_apart_from_tasks_and_go_with_them() {
         let mut with_auth = task("a", 1);
-        with_auth.spec.container.pull_auth =
+        Arc::make_mut(&mut with_auth.spec).container.pull_auth =
             PullAuth { username: "u".into(), password: "p".into(), ..PullAuth::default() };
         let mut set = AssignedSet::default();
         set.apply(&message(Kind::Complete, 0, 5, vec![updated(&with_auth)])).unwrap();

@@ -146,9 +146,9 @@ mod tests {
 
     fn task(secret: FileTarget, config: FileTarget) -> Task {
         let mut task = Task::default();
-        task.spec.container.secrets =
+        Arc::make_mut(&mut task.spec).container.secrets =
             vec![SecretReference { secret_id: "s1".into(), secret_name: "pw".into(), file: secret }];
-        task.spec.container.configs =
+        Arc::make_mut(&mut task.spec).container.configs =
             vec![ConfigReference { config_id: "c1".into(), config_name: "app.conf".into(), file: config }];
         task
     }
@@ -189,7 +189,7 @@ mod tests {
         dependencies.configs.insert("c1".into(), Arc::new(config.clone()));
         let mut task = task(FileTarget::default(), FileTarget::default());
         task.slot = 2;
-        task.spec.container.env = vec!["WHO={{.Service.Name}}".into()];
+        Arc::make_mut(&mut task.spec).container.env = vec!["WHO={{.Service.Name}}".into()];
         task.service_name = "web".into();
         let node = NodeFacts { hostname: "host1".into(), ..NodeFacts::default() };
         let files = dependencies.files_of(&task, &node).unwrap();

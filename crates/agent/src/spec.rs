@@ -217,6 +217,7 @@ mod tests {
     use skep_model::container::MountKind;
     use skep_model::service::PortConfig;
     use skep_model::task::TaskAttachment;
+    use std::sync::Arc;
 
     fn task() -> Task {
         Task { id: "t1".into(), service_name: "web".into(), service_id: "s1".into(), slot: 1, ..Task::default() }
@@ -237,7 +238,8 @@ mod tests {
     #[test]
     fn is_named_and_labelled_as_clients_expect() {
         let mut task = task();
-        task.spec.container.labels = [(TASK_ID_LABEL.to_owned(), "forged".to_owned()), ("a".into(), "b".into())].into();
+        Arc::make_mut(&mut task.spec).container.labels =
+            [(TASK_ID_LABEL.to_owned(), "forged".to_owned()), ("a".into(), "b".into())].into();
         let spec = check(&task);
         assert_eq!(spec.name, "web.1.t1");
         assert_eq!(spec.config.labels[TASK_ID_LABEL], "t1");
@@ -251,10 +253,10 @@ mod tests {
     #[test]
     fn a_command_replaces_the_entrypoint_and_arguments_the_command() {
         let mut task = task();
-        task.spec.container.args = vec!["top".into()];
+        Arc::make_mut(&mut task.spec).container.args = vec!["top".into()];
         let spec = check(&task);
         assert_eq!((spec.config.entrypoint, spec.config.cmd), (None, Some(vec!["top".to_owned()])));
-        task.spec.container.command = vec!["sh".into(), "-c".into()];
+        Arc::make_mut(&mut task.spec).container.command = vec!["sh".into(), "-c".into()];
         assert_eq!(check(&task).config.entrypoint, Some(vec!["sh".to_owned(), "-c".to_owned()]));
     }
 
@@ -302,9 +304,9 @@ mod tests {
     #[test]
     fn templates_reach_host_name_environment_and_mounts() {
         let mut task = task();
-        task.spec.container.hostname = "{{.Node.Hostname}}-{{.Task.Slot}}".into();
-        task.spec.container.env = vec!["N={{.Service.Name}}".into()];
-        task.spec.container.mounts = vec![Mount {
+        Arc::make_mut(&mut task.spec).container.hostname = "{{.Node.Hostname}}-{{.Task.Slot}}".into();
+        Arc::make_mut(&mut task.spec).container.env = vec!["N={{.Service.Name}}".into()];
+        Arc::make_mut(&mut task.spec).container.mounts = vec![Mount {
             kind: MountKind::Volume,
             source: "data-{{.Task.Slot}}".into(),
             target: "/data".into(),
@@ -314,7 +316,7 @@ mod tests {
         assert_eq!(spec.config.hostname, "node1-1");
         assert_eq!(spec.config.env, ["N=web"]);
         assert_eq!(spec.host.mounts[0].source, "data-1");
-        task.spec.container.env = vec!["N={{.Nope}}".into()];
+        Arc::make_mut(&mut task.spec).container.env = vec!["N={{.Nope}}".into()];
         let error = container_spec(&task, &node(), None, Vec::new()).unwrap_err();
         assert!(error.message.starts_with("expanding env failed"), "{error}");
     }
@@ -334,16 +336,16 @@ mod tests {
     #[test]
     fn limits_and_times_are_mapped() {
         let mut task = task();
-        task.spec.resources =
+        Arc::make_mut(&mut task.spec).resources =
             TaskResources { limit_nano_cpus: 5, limit_memory_bytes: 6, limit_pids: 7, ..TaskResources::default() };
-        task.spec.container.stop_grace_period = Some(Duration::from_millis(1500));
-        task.spec.container.hosts = vec!["1.2.3.4 a b".into()];
+        Arc::make_mut(&mut task.spec).container.stop_grace_period = Some(Duration::from_millis(1500));
+        Arc::make_mut(&mut task.spec).container.hosts = vec!["1.2.3.4 a b".into()];
         let spec = check(&task);
         let resources = &spec.host.resources;
         assert_eq!((resources.nano_cpus, resources.memory_bytes, resources.pids_limit), (5, 6, 7));
         assert_eq!(spec.config.stop_timeout_s, Some(2));
         assert_eq!(spec.host.extra_hosts, ["a:1.2.3.4", "b:1.2.3.4"]);
-        task.spec.container.dns_nameservers = vec!["dns.example".into()];
+        Arc::make_mut(&mut task.spec).container.dns_nameservers = vec!["dns.example".into()];
         assert!(container_spec(&task, &node(), None, Vec::new()).is_err());
     }
 }

@@ -235,7 +235,7 @@ async fn prepare(shared: &Shared, task: &Task, cancel: &CancellationToken) -> Re
     let files = files_of(shared, task)?;
     let mut task = task.clone();
     let auth = shared.dependencies.read().unwrap_or_else(PoisonError::into_inner).pull_auth.get(&task.id).cloned();
-    task.spec.container.pull_auth = auth.unwrap_or_default();
+    Arc::make_mut(&mut task.spec).container.pull_auth = auth.unwrap_or_default();
     shared.executor.prepare(&task, files, cancel).await
 }
 

@@ -59,7 +59,7 @@ fn without_credentials(task: &Arc<Task>) -> Arc<Task> {
         return Arc::clone(task);
     }
     let mut bare = Task::clone(task);
-    bare.spec.container.pull_auth = PullAuth::default();
+    Arc::make_mut(&mut bare.spec).container.pull_auth = PullAuth::default();
     Arc::new(bare)
 }
 

@@ -7,6 +7,7 @@ use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The ladder a task climbs. It never goes down. The numbers are the reference's,
 /// with gaps on purpose.
@@ -120,7 +121,8 @@ pub struct Task {
     pub service_id: ServiceId,
     pub service_name: String,
     pub service_labels: BTreeMap<String, String>,
-    pub spec: TaskSpec,
+    /// One for all tasks of a service that have the same: there may be a million of them.
+    pub spec: Arc<TaskSpec>,
     /// The service's `spec_version` this was made from.
     pub spec_version: u64,
     /// From 1 for replicated services, 0 for global ones.

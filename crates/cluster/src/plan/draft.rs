@@ -7,7 +7,7 @@ use crate::ids::IdSource;
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::node::Node;
-use skep_model::service::{ClusterNetwork, Service};
+use skep_model::service::{ClusterNetwork, Service, TaskSpec};
 use skep_model::task::{Task, TaskState};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub(crate) struct Draft<'a> {
     /// Nodes whose tasks changed, so their balancer addresses may have to.
     pub(crate) touched_nodes: BTreeSet<String>,
     changes: usize,
+    /// Of the last task that was made: the next one probably has the same.
+    last_spec: Arc<TaskSpec>,
     wake_at: Option<Timestamp>,
     done: Vec<String>,
     waiting: Vec<String>,
@@ -43,6 +45,7 @@ impl<'a> Draft<'a> {
             known: BTreeSet::new(),
             touched_nodes: BTreeSet::new(),
             changes: 0,
+            last_spec: Arc::default(),
             wake_at: None,
             done: Vec::new(),
             waiting: Vec::new(),
@@ -62,6 +65,14 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn fresh_id(&mut self) -> String {
         self.ids.swarm_id()
+    }
+
+    /// `spec` for a task, shared with the task that was made last if that one has the same.
+    pub(crate) fn shared_spec(&mut self, spec: &TaskSpec) -> Arc<TaskSpec> {
+        if *self.last_spec != *spec {
+            self.last_spec = Arc::new(spec.clone());
+        }
+        Arc::clone(&self.last_spec)
     }
 
     /// A task as it was before this plan.

@@ -5,7 +5,7 @@ use super::draft::Draft;
 use crate::store::Store;
 use skep_model::Timestamp;
 use skep_model::node::{Availability, Node, NodeState};
-use skep_model::service::{RestartCondition, Service};
+use skep_model::service::{RestartCondition, Service, TaskSpec};
 use skep_model::task::{Task, TaskState, TaskStatus};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -214,7 +214,7 @@ pub(crate) fn new_task(draft: &mut Draft<'_>, service: &Service, key: &SlotKey) 
         service_id: service.id.clone(),
         service_name: service.spec.name.clone(),
         service_labels: service.spec.labels.clone(),
-        spec: service.spec.task.clone(),
+        spec: draft.shared_spec(&service.spec.task),
         spec_version: service.spec_version,
         job_iteration: iteration(service),
         desired_state: goal(service),
@@ -252,7 +252,7 @@ pub(crate) fn is_current(store: &Store, service: &Service, task: &Task) -> bool 
     if task.endpoint.spec != service.spec.endpoint {
         return false;
     }
-    if task.spec == service.spec.task {
+    if *task.spec == service.spec.task {
         return true;
     }
     let Some(node) = store.node(task.node_id.as_str()) else { return false };
@@ -260,7 +260,7 @@ pub(crate) fn is_current(store: &Store, service: &Service, task: &Task) -> bool 
     if task.status.state < TaskState::Assigned || !constraint::matches(wanted, node) {
         return false;
     }
-    let mut moved = task.spec.clone();
+    let mut moved = TaskSpec::clone(&task.spec);
     moved.placement = wanted.clone();
     moved == service.spec.task
 }

@@ -148,7 +148,7 @@ fn is_outdated(draft: &Draft<'_>, service: &Service, key: &SlotKey, slot: &Slot)
         return false;
     }
     let finished = matches!(vacancy(service, key, slot, draft.now), Vacancy::Finished { .. });
-    finished && last.is_some_and(|last| last.spec_version != service.spec_version && last.spec != service.spec.task)
+    finished && last.is_some_and(|last| last.spec_version != service.spec_version && *last.spec != service.spec.task)
 }
 
 /// When it was known whether the task works.

@@ -167,7 +167,10 @@ impl Store {
         }
     }
 
-    fn replace(&mut self, old: Option<&Object>, new: Object) {
+    fn replace(&mut self, old: Option<&Object>, mut new: Object) {
+        if let Object::Task(task) = &mut new {
+            self.share_spec(task);
+        }
         self.indices.change(old, Some(&new));
         match new {
             Object::Cluster(cluster) => self.cluster = Some(Arc::new(cluster)),
@@ -177,6 +180,16 @@ impl Store {
             Object::Network(network) => self.networks.insert(Id::of(network.id.as_str()), Arc::new(network)),
             Object::Secret(secret) => self.secrets.insert(Id::of(secret.id.as_str()), Arc::new(secret)),
             Object::Config(config) => self.configs.insert(Id::of(config.id.as_str()), Arc::new(config)),
+        }
+    }
+
+    /// What comes from a log or a snapshot has a spec of its own, though it is the same as that
+    /// of what was there before, or else of some other task of the service.
+    fn share_spec(&self, task: &mut Task) {
+        let before = self.task(task.id.as_str());
+        let known = before.or_else(|| self.tasks_of_service(task.service_id.as_str()).next());
+        if let Some(known) = known.filter(|known| known.spec == task.spec) {
+            task.spec = Arc::clone(&known.spec);
         }
     }
 

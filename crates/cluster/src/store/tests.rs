@@ -65,7 +65,7 @@ fn a_dependent_command_changes_all_or_nothing() {
 fn a_task_never_goes_back_or_becomes_another() {
     let (mut world, _) = running_world();
     refused(put_task(&mut world, |task| task.node_id = "n9".into()), "must not change its node");
-    refused(put_task(&mut world, |task| task.spec.force_update = 7), "must not change its spec");
+    refused(put_task(&mut world, |task| Arc::make_mut(&mut task.spec).force_update = 7), "must not change its spec");
     refused(put_task(&mut world, |task| task.status.state = TaskState::Ready), "go back in state");
     refused(put_task(&mut world, |task| task.desired_state = TaskState::Ready), "go back in desired state");
 }

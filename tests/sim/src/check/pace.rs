@@ -99,7 +99,7 @@ fn begins_update(snapshot: &Store, task: &Task) -> bool {
             && kept
             && old.status.state == TaskState::Running
             && old.spec_version != service.spec_version
-            && old.spec != service.spec.task
+            && *old.spec != service.spec.task
     };
     present && !moved && snapshot.tasks_of_service(service.id.as_str()).any(|old| stays(&old))
 }
@@ -132,7 +132,7 @@ fn taken_by_update(snapshot: &Store, task: &Task) -> bool {
         let same = other.slot == task.slot && (other.slot > 0 || other.node_id == task.node_id);
         same && other.id != task.id && other.is_wanted()
     });
-    told && kept && !beside && !(global && moved) && task.spec != service.spec.task && task.status.err.is_empty()
+    told && kept && !beside && !(global && moved) && *task.spec != service.spec.task && task.status.err.is_empty()
 }
 
 fn parallelism(service: &Service) -> u64 {
