@@ -288,10 +288,6 @@ fn override_config(config: &mut ContainerConfig, wanted: ContainerConfig) {
 }
 
 /// Bytes that are no use to anybody: the classic builder keeps its cache as images.
-pub(crate) async fn build_prune() -> Result<Response, ApiError> {
-    ok(&json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

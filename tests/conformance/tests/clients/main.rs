@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
 
 mod bad_input;
+mod builds;
 mod crash;
 mod engine;
 mod images;
@@ -39,16 +40,17 @@ fn main() {
             stack::SCENARIOS,
             verbs::SCENARIOS,
             bad_input::SCENARIOS,
+            builds::SCENARIOS,
             locked::SCENARIOS,
         ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
+    for (name, run) in [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat() {
+    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN, builds::OWN].concat() {
         trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();
