@@ -43,7 +43,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
             up(*nodes, *managers, *images, &program)
         }
         Command::Down => {
-            skep_lab::remove_lab(NAME)?;
+            skep_lab::sweep::remove(NAME)?;
             say("nothing of the lab is left");
             Ok(())
         }

@@ -6,9 +6,11 @@
 mod bench;
 mod course;
 mod demo;
+mod fuzz;
 mod images;
 mod lab;
 mod lint;
+mod nightly;
 mod setup;
 mod sh;
 mod test;
@@ -67,13 +69,23 @@ enum Command {
         #[arg(long, default_value_t = 500)]
         seeds: u64,
     },
+    /// Run what takes too long for every change, for hours: thousands of seeds, many rounds of faults
+    Nightly,
+    /// Run real managers on a simulated network: `--seeds N`, `--seed N --show`, `--twice`, `--planted`
+    Turmoil {
+        /// What the program is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Measure skep, and Docker beside it when dockerd is present
-    Bench {
-        /// Scenarios to run; all when none is named
-        scenarios: Vec<String>,
-        /// Write the table into docs/benchmarks.md
-        #[arg(long)]
-        write: bool,
+    Bench(bench::Options),
+    /// Run the fuzzers of everything that parses foreign bytes
+    Fuzz {
+        /// Only this one
+        target: Option<String>,
+        /// Seconds for each
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
     },
     /// Several machines on this one, to try a cluster by hand
     Lab {
@@ -130,7 +142,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify => lint::run().and_then(|()| test::run(None)),
         Command::Fix => lint::fix(),
         Command::Sim { seeds } => test::simulation(seeds),
-        Command::Bench { scenarios, write } => bench::run(&scenarios, write),
+        Command::Nightly => nightly::run(),
+        Command::Turmoil { words } => test::turmoil(&words.iter().map(String::as_str).collect::<Vec<_>>()),
+        Command::Bench(options) => bench::run(&options),
+        Command::Fuzz { target, seconds } => fuzz::run_all(target.as_deref(), seconds),
         Command::Lab { command } => lab::run(&command),
         Command::Setup { images } => setup::packages().and_then(|()| if images { test::images() } else { Ok(()) }),
     }?;

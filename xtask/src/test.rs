@@ -1,14 +1,19 @@
-//! `cargo xtask test`: unit and integration tests, the simulation, and the stock
-//! clients against a running daemon.
+//! `cargo xtask test`: unit and integration tests, the simulation, stock clients against
+//! a running daemon, clusters of machines, and Debian's stock kernel.
 
 use crate::sh::{cmd, output, root, say, target};
 use crate::{course, images, setup, vm};
 use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 
 /// Seeds of the simulation in a normal run.
 const SIMULATION_SEEDS: u64 = 500;
+/// Runs of the simulated network in a normal run, a few seconds each, and those that are run
+/// twice to see that a seed decides everything.
+const TURMOIL_SEEDS: &str = "8";
+const TURMOIL_TWICE_SEEDS: &str = "2";
 /// For a daemon and a few containers, all files they write included.
 const STOCK_KERNEL_MEMORY_MIB: u32 = 1024;
 /// An emulated machine is twenty to thirty times slower.
@@ -29,9 +34,12 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     cargo(&args)?;
     if filter.is_none() {
         simulation(SIMULATION_SEEDS)?;
+        turmoil(&["--seeds", TURMOIL_SEEDS])?;
+        turmoil(&["--twice", "--from", "500", "--seeds", TURMOIL_TWICE_SEEDS])?;
     }
     clients(filter)?;
-    clusters(filter)
+    clusters(filter)?;
+    on_stock_kernel(filter)
 }
 
 /// Makes what the clients' tests import and build.
@@ -43,21 +51,36 @@ pub(crate) fn images() -> Result<()> {
 
 /// Stock clients against a running daemon.
 pub(crate) fn clients(filter: Option<&str>) -> Result<()> {
-    conformance("clients", "stock clients against a running daemon", filter, &[])
+    conformance("clients", "stock clients against a running daemon", filter, &course_images()?)
 }
 
 /// Clusters of several machines.
 pub(crate) fn clusters(filter: Option<&str>) -> Result<()> {
-    let course = course::bases()?;
-    let more = [
-        ("SKEP_TEST_COURSE", root().join("examples/course")),
-        ("SKEP_TEST_PYTHON_TAR", course.python),
-        ("SKEP_TEST_REDIS_TAR", course.redis),
-    ];
-    conformance("cluster", "clusters of machines", filter, &more)
+    conformance("cluster", "clusters of machines", filter, &course_images()?)
 }
 
-fn conformance(test: &str, what: &str, filter: Option<&str>, more: &[(&str, PathBuf)]) -> Result<()> {
+/// What builds the images of the course: its folder and their bases.
+fn course_images() -> Result<[(&'static str, OsString); 3]> {
+    let bases = course::bases()?;
+    Ok([
+        ("SKEP_TEST_COURSE", root().join("examples/course").into()),
+        ("SKEP_TEST_PYTHON_TAR", bases.python.into()),
+        ("SKEP_TEST_REDIS_TAR", bases.redis.into()),
+    ])
+}
+
+/// One scenario of a cluster, its fault repeated so often.
+pub(crate) fn cluster_rounds(scenario: &str, rounds: u32) -> Result<()> {
+    conformance("cluster", scenario, Some(scenario), &[("SKEP_TEST_ROUNDS", rounds.to_string().into())])
+}
+
+/// The attacks on the cluster port, each kind so often.
+pub(crate) fn attacks(tries: u32) -> Result<()> {
+    let args = ["test", "--locked", "--quiet", "--package", "skep-manager", "--test", "hostile"];
+    crate::sh::run(cmd("cargo", args).env("SKEP_TEST_TRIES", tries.to_string()))
+}
+
+fn conformance(test: &str, what: &str, filter: Option<&str>, more: &[(&str, OsString)]) -> Result<()> {
     setup::packages()?;
     let docker = setup::docker_cli()?;
     let busybox = images::busybox_tar()?;
@@ -130,6 +153,13 @@ pub(crate) fn simulation(seeds: u64) -> Result<()> {
     let seeds = seeds.to_string();
     let run = ["run", "--locked", "--quiet", "--release", "--package", "skep-sim", "--bin", "skep-sim"];
     cargo(&[run.as_slice(), &["--", "--seeds", &seeds]].concat())
+}
+
+/// Real managers on a simulated network; the program makes its own build. Prints its own
+/// summary line.
+pub(crate) fn turmoil(words: &[&str]) -> Result<()> {
+    say(&format!("simulated network {}", words.join(" ")));
+    cargo(&[["run", "--locked", "--quiet", "--package", "skep-turmoil", "--"].as_slice(), words].concat())
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

@@ -28,6 +28,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("skep-compose", &[]),
     ("skep-cli", &["skep-compose", "skep-model"]),
     ("skep-sim", &["skep-cluster", "skep-model"]),
+    ("skep-turmoil", &["skep-cluster", "skep-identity", "skep-manager", "skep-model", "skep-proto", "skep-sim"]),
     ("skep-lab", &[]),
     ("skep-conformance", &["skep-lab"]),
     ("xtask", &["skep-lab"]),

@@ -204,7 +204,8 @@ impl TaskLoop {
             let files = files_of(&self.shared, &self.task)?;
             self.shared.executor.start(&self.task, files).await
         };
-        Some(Some(started.await.map_or_else(failed, Outcome::Started)))
+        let named = |error| failed(with_node_of_port(error, &self.shared.executor.node().hostname));
+        Some(Some(started.await.map_or_else(named, Outcome::Started)))
     }
 
     async fn watch(&mut self, until: Until) -> Option<Option<Outcome>> {
@@ -241,6 +242,14 @@ async fn prepare(shared: &Shared, task: &Task, cancel: &CancellationToken) -> Re
 fn files_of(shared: &Shared, task: &Task) -> Result<Vec<skep_model::container::InjectedFile>> {
     let node = shared.executor.node();
     shared.dependencies.read().unwrap_or_else(PoisonError::into_inner).files_of(task, &node)
+}
+
+/// Another node may have the port free: whoever reads the error has to know which has not.
+fn with_node_of_port(error: Error, hostname: &str) -> Error {
+    if error.message.contains("Bind for ") && !hostname.is_empty() {
+        return Error { message: format!("node {hostname}: {}", error.message), ..error };
+    }
+    error
 }
 
 fn failed(error: Error) -> Outcome {

@@ -58,6 +58,7 @@ pub(crate) fn expand_file(data: &[u8], task: &Task, node: &NodeFacts, at_hand: &
 }
 
 fn render(text: &str, task: &Task, node: &NodeFacts, at_hand: Option<AtHand>) -> Result<String> {
+    check_closed(text)?;
     check_actions(text)?;
     let with_files = at_hand.is_some();
     AT_HAND.set(at_hand);
@@ -69,6 +70,32 @@ fn render(text: &str, task: &Task, node: &NodeFacts, at_hand: Option<AtHand>) ->
         return Err(Error::invalid("the template names a field that is not there"));
     }
     Ok(rendered)
+}
+
+/// Refuses actions that do not end: the crate's parser would not either.
+fn check_closed(text: &str) -> Result<()> {
+    let bytes = text.as_bytes();
+    let mut rest = 0;
+    while let Some(begin) = text[rest..].find("{{") {
+        let mut at = rest + begin + 2;
+        let mut quote = None;
+        loop {
+            match (bytes.get(at), quote) {
+                (None, _) => return Err(Error::invalid("template parsing error: unclosed action")),
+                (Some(b'\\'), Some(b'"' | b'\'')) => at += 1,
+                (Some(byte), Some(open)) if *byte == open => quote = None,
+                (Some(byte @ (b'"' | b'\'' | b'`')), None) => quote = Some(*byte),
+                (Some(b'{'), None) => {
+                    return Err(Error::invalid("template parsing error: unexpected \"{\" in an action"));
+                }
+                (Some(b'}'), None) if bytes.get(at + 1) == Some(&b'}') => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        rest = at + 2;
+    }
+    Ok(())
 }
 
 /// Refuses what could take without bounds: recursion, loops in loops, deep nesting.
@@ -249,6 +276,28 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Templates come from users: whatever they hold, an answer that is not larger than allowed.
+        #[test]
+        fn any_template_is_answered(
+            text in "\\PC{0,80}",
+            pieces in proptest::collection::vec(proptest::sample::select(vec![
+                "{{", "}}", ".", ".Task.Slot", ".Service.Labels", " ", "range ", "end", "if ", "else", "else if ", "index ",
+                "with ", "$x", ":=", ",", "|", "\"pw\"", "`", "'", "(", ")", "1", "-1", "1e999", "define ", "block ",
+                "template ", "{{-", "-}}", "/*", "*/", "printf ", "len ", "slice ", "join ", "and ", "or ", "not ", "eq ",
+                "env ", "secret ", "config ", "\u{0}", "\u{fffd}",
+            ]), 0..16),
+        ) {
+            let at_hand = AtHand { secrets: [("pw".to_owned(), vec![0xff; 10])].into(), ..AtHand::default() };
+            for template in [text, pieces.concat()] {
+                let of_spec = expand(&template, &task(), &node());
+                let of_file = expand_file(template.as_bytes(), &task(), &node(), &at_hand);
+                let lengths = [of_spec.map_or(0, |text| text.len()), of_file.map_or(0, |data| data.len())];
+                proptest::prop_assert!(lengths.iter().all(|length| *length <= OUTPUT_BYTES_MAX), "{lengths:?}");
+            }
+        }
+    }
+
     #[test]
     fn known_placeholders_are_replaced() {
         check("plain", Some("plain"));
@@ -268,6 +317,8 @@ mod tests {
             "{{.Service.Nme}}",
             "{{range .X}}",
             "{{.Service.Name",
+            "{{index \"",
+            "{{\"{{\"{{",
             "{{nosuch}}",
             "{{env \"PORT\"}}",
             "{{secret \"pw\"}}",

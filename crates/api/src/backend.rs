@@ -6,6 +6,7 @@ use skep_engine::Engine;
 use skep_manager::Control;
 use skep_model::cluster::ClusterSpec;
 use skep_model::id::NodeId;
+use skep_model::net_trace::ServiceTrace;
 use skep_model::netstate::NetdStatus;
 use skep_model::node::Availability;
 use skep_model::{Error, Result};
@@ -18,6 +19,7 @@ use std::sync::Arc;
 pub struct Backend {
     pub engine: Engine,
     pub swarm: Arc<dyn Swarm>,
+    pub network: Arc<dyn NodeNetwork>,
     pub system: Arc<SystemInfo>,
 }
 
@@ -53,19 +55,17 @@ pub trait Swarm: Send + Sync + 'static {
     /// The manager on this node, or 503 with the reference's text.
     fn control(&self) -> Result<Control>;
     fn status(&self) -> SwarmStatus;
-    /// What netd says of itself.
-    async fn netd_status(&self) -> Result<NetdStatus>;
-    /// What differs between this node's kernel and what netd was told, a line each.
-    async fn verify_network(&self) -> Result<Vec<String>>;
 }
 
-/// This node's network daemon, as other nodes' managers may look at it.
+/// This node's network daemon, for those who look and change nothing.
 #[async_trait]
 pub trait NodeNetwork: Send + Sync + 'static {
     /// What netd says of itself.
     async fn status(&self) -> Result<NetdStatus>;
     /// What differs between the kernel and what netd was told, a line each.
     async fn verify(&self) -> Result<Vec<String>>;
+    /// The path of a service's packets on this node; the service by its id or name.
+    async fn trace(&self, service: &str) -> Result<ServiceTrace>;
 }
 
 #[derive(Debug, Clone, Default)]

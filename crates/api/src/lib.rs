@@ -12,6 +12,8 @@ mod detach;
 mod error;
 mod filters;
 mod folded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod json;
 mod reach;
 mod request;

@@ -3,12 +3,12 @@
 use crate::backend::Backend;
 use crate::reach::Reaching;
 use crate::route::{
-    build, buildkit, containers, disk, events, exec, files, images, networks, networks_verify, orchestrate, secrets,
-    service_logs, services, streams, swarm, swarm_backup, system, volumes,
+    build, buildkit, containers, disk, events, exec, files, images, networks, networks_trace, networks_verify,
+    orchestrate, secrets, service_logs, services, streams, swarm, swarm_backup, system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 use axum::{Extension, Router};
 use skep_buildkit::BuildKit;
 
@@ -40,6 +40,7 @@ fn system_paths() -> Router<Backend> {
         .route("/events", get(events::events))
         .route("/system/df", get(disk::usage))
         .route("/plugins", get(system::plugins))
+        .route("/plugins/{*rest}", any(system::no_plugins))
         .route("/session", post(buildkit::session))
         .route("/grpc", post(buildkit::calls))
 }
@@ -100,6 +101,7 @@ fn image_paths() -> Router<Backend> {
 
 fn network_and_volume_paths() -> Router<Backend> {
     Router::new()
+        .route(networks_trace::PATH, get(networks_trace::trace))
         .route(networks_verify::PATH, get(networks_verify::verify))
         .route("/networks", get(networks::list))
         .route("/networks/", get(networks::list))

@@ -8,11 +8,12 @@ use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use skep_api::backend::{InitRequest, JoinRequest, Swarm, SwarmStatus, SystemInfo};
+use skep_api::backend::{InitRequest, JoinRequest, NodeNetwork, Swarm, SwarmStatus, SystemInfo};
 use skep_api::{Backend, Listener, router, serve};
 use skep_engine::{Attach, Engine, EngineConfig};
 use skep_manager::Control;
 use skep_model::id::{ContainerId, EndpointId, NetworkId, NodeId};
+use skep_model::net_trace::ServiceTrace;
 use skep_model::netstate::{AttachRequest, DesiredNetwork, LocalNetState, NetdStatus};
 use skep_model::{Error, Result};
 use std::sync::Arc;
@@ -70,11 +71,18 @@ impl Swarm for Alone {
     fn status(&self) -> SwarmStatus {
         SwarmStatus::default()
     }
-    async fn netd_status(&self) -> Result<NetdStatus> {
+}
+
+#[async_trait]
+impl NodeNetwork for Alone {
+    async fn status(&self) -> Result<NetdStatus> {
         Ok(NetdStatus { balancer: "nftables".into(), ..NetdStatus::default() })
     }
-    async fn verify_network(&self) -> Result<Vec<String>> {
+    async fn verify(&self) -> Result<Vec<String>> {
         Ok(vec!["host: link br0 is missing".into()])
+    }
+    async fn trace(&self, _: &str) -> Result<ServiceTrace> {
+        Ok(ServiceTrace::default())
     }
 }
 
@@ -100,7 +108,7 @@ impl Daemon {
         };
         let engine = Engine::open(config, Arc::new(Agreeing)).await.unwrap();
         let system = Arc::new(SystemInfo { hostname: "host1".into(), ..SystemInfo::default() });
-        Self { backend: Backend { engine, swarm: Arc::new(Alone), system }, _root: root }
+        Self { backend: Backend { engine, swarm: Arc::new(Alone), network: Arc::new(Alone), system }, _root: root }
     }
 
     async fn send(&self, request: Request<Body>) -> Response<Body> {

@@ -5,8 +5,12 @@
 
 mod client;
 mod cmd;
+mod compose;
+mod doctor;
 mod flags;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod human;
 mod parse;
 mod stream;

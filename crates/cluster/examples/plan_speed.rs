@@ -1,8 +1,8 @@
 //! How fast tasks are placed, and what they cost in the store: one line a size.
 //!
-//! `cargo run --release -p skep-cluster --example plan_speed [TASKS ...]`
+//! `cargo run --release -p skep-cluster --example plan_speed [--json] [TASKS ...]`
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, for people")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a measurement, for people")]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it reads the clock to measure")]
 
 use skep_cluster::command::{Key, Kind, WRITES_PER_COMMAND_MAX};
@@ -32,21 +32,68 @@ impl IdSource for Scatter {
 }
 
 fn main() {
+    let as_json = std::env::args().any(|word| word == "--json");
     let given: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
     let sizes = if given.is_empty() { SIZES.to_vec() } else { given };
     let mut before: Option<(usize, Duration)> = None;
     for tasks in sizes {
         if available_bytes() < tasks as u64 * BYTES_PER_TASK {
-            println!("{tasks} tasks: not measured, this machine has too little memory free");
+            eprintln!("{tasks} tasks: not measured, this machine has too little memory free");
             continue;
         }
-        let took = measure(tasks, before);
-        before = Some((tasks, took));
+        let measured = measure(tasks);
+        if as_json {
+            measured.print_json();
+        } else {
+            measured.print(before);
+        }
+        before = Some((tasks, measured.planned));
     }
 }
 
-/// Plans `tasks` tasks of a few services from nothing to ASSIGNED, and prints what it took.
-fn measure(tasks: usize, before: Option<(usize, Duration)>) -> Duration {
+struct Measured {
+    tasks: usize,
+    nodes: usize,
+    planned: Duration,
+    applied: Duration,
+    again: Duration,
+    snapshot_bytes_per_task: usize,
+    memory_bytes_per_task: u64,
+}
+
+impl Measured {
+    /// `before`: size and time of the last measurement.
+    fn print(&self, before: Option<(usize, Duration)>) {
+        let Self { tasks, nodes, planned, applied, again, .. } = self;
+        let rate = *tasks as f64 / planned.as_secs_f64();
+        let growth = before.map_or_else(String::new, |(size, time)| {
+            let exponent = (planned.as_secs_f64() / time.as_secs_f64()).ln() / (*tasks as f64 / size as f64).ln();
+            format!(", growth exponent {exponent:.2}")
+        });
+        println!(
+            "{tasks} tasks on {nodes} nodes: planned in {planned:.2?} ({rate:.0} placements/s){growth}; applied in \
+             {applied:.2?}; planned again in {again:.2?}; {} bytes in a snapshot and {} in memory per task",
+            self.snapshot_bytes_per_task, self.memory_bytes_per_task
+        );
+    }
+
+    fn print_json(&self) {
+        println!(
+            "{{\"tasks\":{},\"nodes\":{},\"planned_secs\":{},\"applied_secs\":{},\"again_secs\":{},\
+             \"snapshot_bytes_per_task\":{},\"memory_bytes_per_task\":{}}}",
+            self.tasks,
+            self.nodes,
+            self.planned.as_secs_f64(),
+            self.applied.as_secs_f64(),
+            self.again.as_secs_f64(),
+            self.snapshot_bytes_per_task,
+            self.memory_bytes_per_task
+        );
+    }
+}
+
+/// Plans `tasks` tasks of a few services from nothing to ASSIGNED.
+fn measure(tasks: usize) -> Measured {
     let mut ids = Scatter(7);
     let nodes = tasks / TASKS_PER_NODE;
     let mut store = swarm(nodes, &mut ids);
@@ -54,29 +101,20 @@ fn measure(tasks: usize, before: Option<(usize, Duration)>) -> Duration {
     let memory_before = resident_bytes();
 
     let started = Clock::now();
-    let planned = plan::plan(&store, &keys, NOW, &mut ids);
-    let took = started.elapsed();
+    let plan = plan::plan(&store, &keys, NOW, &mut ids);
+    let planned = started.elapsed();
 
-    let placed = planned.writes.iter().filter(|write| write.key().kind == Kind::Task).count();
+    let placed = plan.writes.iter().filter(|write| write.key().kind == Kind::Task).count();
     assert_eq!(placed, tasks);
     let started = Clock::now();
-    apply_in_parts(&mut store, planned.writes);
+    apply_in_parts(&mut store, plan.writes);
     let applied = started.elapsed();
-    let memory = resident_bytes().saturating_sub(memory_before) / tasks as u64;
+    let memory_bytes_per_task = resident_bytes().saturating_sub(memory_before) / tasks as u64;
     let started = Clock::now();
     assert_eq!(plan::plan(&store, &keys, NOW, &mut ids).writes, []);
     let again = started.elapsed();
-    let rate = tasks as f64 / took.as_secs_f64();
-    let growth = before.map_or_else(String::new, |(size, time)| {
-        let exponent = (took.as_secs_f64() / time.as_secs_f64()).ln() / (tasks as f64 / size as f64).ln();
-        format!(", growth exponent {exponent:.2}")
-    });
-    println!(
-        "{tasks} tasks on {nodes} nodes: planned in {took:.2?} ({rate:.0} placements/s){growth}; applied in {applied:.2?}; \
-         planned again in {again:.2?}; {} bytes in a snapshot and {memory} in memory per task",
-        store.to_bytes().len() / tasks
-    );
-    took
+    let snapshot_bytes_per_task = store.to_bytes().len() / tasks;
+    Measured { tasks, nodes, planned, applied, again, snapshot_bytes_per_task, memory_bytes_per_task }
 }
 
 fn swarm(nodes: usize, ids: &mut Scatter) -> Store {

@@ -1,7 +1,7 @@
 //! What one node must be told: exactly what its own tasks need, nothing else.
 
 use crate::plan::is_overlay;
-use crate::store::Store;
+use crate::store::{Holder, Store};
 use skep_model::id::{NetworkId, NodeId};
 use skep_model::netstate::{
     Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind,
@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The network option for the largest packet.
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+pub(crate) const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 /// A node's whole wanted set.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -126,45 +126,86 @@ fn data_path_address(node: &Node) -> Option<IpAddr> {
     node.data_path_address.parse().ok()
 }
 
-/// Other nodes' balancers and tasks on the networks.
+/// Other nodes' balancers and tasks on the networks. Of the mesh a node knows those it may
+/// exchange packets with: they serve a published port, or it does and anyone may come in.
 fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTreeMap<NetworkId, Vec<RemoteEndpoint>> {
+    let serving = serving_nodes(store);
+    let knows_all = serving.contains(&own.id);
     let mut remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>> = BTreeMap::new();
-    let mut add = |network: &NetworkId, addresses: &mut dyn Iterator<Item = IpAddr>, tunnel: IpAddr| {
-        let addresses: Vec<IpAddr> = addresses.collect();
-        if let Some(first) = addresses.first()
-            && networks.iter().any(|known| known.id == *network)
-        {
-            let mac = mac_of(*first);
-            remotes.entry(network.clone()).or_default().push(RemoteEndpoint { addresses, mac, tunnel });
-        }
-    };
-    for node in store.nodes().filter(|node| node.id != own.id) {
-        let Some(tunnel) = data_path_address(node) else { continue };
-        for (network, address) in &node.attachments {
-            add(network, &mut std::iter::once(address.addr()), tunnel);
-        }
-        for task in store.tasks_of_node(node.id.as_str()).filter(|task| has_legs(task)) {
-            for leg in &task.attachments {
-                add(&leg.network, &mut leg.addresses.iter().map(ipnet::IpNet::addr), tunnel);
+    for network in networks {
+        let used = store.addresses(network.id.as_str());
+        let holders = used.into_iter().flatten().filter_map(|(address, holder)| match holder {
+            Holder::Node(id) if network.spec.ingress && !knows_all => {
+                let node = store.node(id).filter(|node| serving.contains(&node.id))?;
+                Some((node, vec![*address]))
             }
+            Holder::Node(id) => Some((store.node(id)?, vec![*address])),
+            Holder::Task(id) => {
+                let task = store.task(id).filter(|task| has_legs(task))?;
+                let legs = task.attachments.iter().filter(|leg| leg.network == network.id);
+                let addresses: Vec<IpAddr> =
+                    legs.flat_map(|leg| leg.addresses.iter().map(ipnet::IpNet::addr)).collect();
+                // It is listed once for each of its addresses.
+                let node = store.node(task.node_id.as_str())?;
+                (addresses.first() == Some(address)).then_some((node, addresses))
+            }
+            Holder::Service(_) => None,
+        });
+        let endpoints = holders.filter(|(node, _)| node.id != own.id).filter_map(|(node, addresses)| {
+            let (tunnel, mac) = (data_path_address(node)?, mac_of(*addresses.first()?));
+            Some(RemoteEndpoint { addresses, mac, tunnel })
+        });
+        let mut endpoints: Vec<RemoteEndpoint> = endpoints.collect();
+        if !endpoints.is_empty() {
+            // Equal states must be equal values, whatever order the store has.
+            endpoints.sort_unstable();
+            remotes.insert(network.id.clone(), endpoints);
         }
     }
-    // Equal states must be equal values, whatever order the store has.
-    remotes.values_mut().for_each(|list| list.sort_unstable());
     remotes
 }
 
+/// Nodes with a task behind a port of the mesh, whether it can serve already or not.
+fn serving_nodes(store: &Store) -> BTreeSet<&NodeId> {
+    let services = store.publishing_services().into_iter();
+    let tasks = services.flat_map(|service| store.tasks_of_service(service.id.as_str()));
+    tasks.filter(|task| has_legs(task)).map(|task| &task.node_id).collect()
+}
+
+/// Networks the endpoints of which concern a node: those of its tasks, and the mesh's when it
+/// serves a port. The sender asks again when something changes on one of them.
+pub fn networks_of_interest(store: &Store, node: &NodeId) -> BTreeSet<NetworkId> {
+    let tasks = || store.tasks_of_node(node.as_str()).filter(|task| !task.status.state.is_terminal());
+    let mut ids: BTreeSet<NetworkId> =
+        tasks().flat_map(|task| task.attachments.iter().map(|leg| leg.network.clone())).collect();
+    let publishes = |task: &Arc<Task>| store.service(task.service_id.as_str()).is_some_and(|s| is_published(s));
+    if tasks().any(publishes) {
+        ids.extend(store.ingress_network().map(|mesh| mesh.id.clone()));
+    }
+    ids
+}
+
+/// Whether a service has a port of the mesh.
+pub(crate) fn is_published(service: &Service) -> bool {
+    let mut ports = service.endpoint.ports.iter();
+    ports.any(|port| port.publish_mode == PublishMode::Ingress && port.published_port != 0)
+}
+
 /// Its container may be there and have its addresses: from the first preparation to the end.
-fn has_legs(task: &Task) -> bool {
+pub(crate) fn has_legs(task: &Task) -> bool {
     task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
 }
 
 /// Names, virtual addresses and backends of the services on a network.
 fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
     let mut found = Vec::new();
+    let owners = owners_on(store, network);
     for service in store.services() {
-        let backends = backends(store, service, &network.id);
         let config = service.spec.task.networks.iter().find(|config| config.target == network.id.as_str());
+        if config.is_none() && !owners.contains(service.id.as_str()) {
+            continue;
+        }
+        let backends = backends(store, service, &network.id);
         let vip = service.endpoint.virtual_ips.iter().find(|vip| vip.network == network.id);
         // One being removed, or moved off the network, keeps its name while tasks run there.
         if backends.is_empty() && (service.pending_delete || config.is_none()) {
@@ -180,6 +221,16 @@ fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
         });
     }
     found
+}
+
+/// Ids of services with a task on a network.
+fn owners_on<'a>(store: &'a Store, network: &ClusterNetwork) -> BTreeSet<&'a str> {
+    let holders = store.addresses(network.id.as_str()).into_iter().flat_map(BTreeMap::values);
+    let tasks = holders.filter_map(|holder| match holder {
+        Holder::Task(id) => store.task(id),
+        Holder::Node(_) | Holder::Service(_) => None,
+    });
+    tasks.map(|task| task.service_id.as_str()).collect()
 }
 
 fn backends(store: &Store, service: &Service, network: &NetworkId) -> Vec<Backend> {
@@ -205,14 +256,14 @@ fn is_serving(store: &Store, task: &Task) -> bool {
 }
 
 /// A task told to stop drains: it keeps the connections it has.
-fn takes_new_connections(task: &Task) -> bool {
+pub(crate) fn takes_new_connections(task: &Task) -> bool {
     task.desired_state <= TaskState::Complete
 }
 
 /// Every port of the mesh is open on every node.
 fn ingress(store: &Store, node: &Node) -> Vec<DesiredIngress> {
     let mut ingress = Vec::new();
-    for service in store.services() {
+    for service in store.publishing_services() {
         let ports = service.endpoint.ports.iter();
         for port in ports.filter(|port| port.publish_mode == PublishMode::Ingress && port.published_port != 0) {
             ingress.push(DesiredIngress {
@@ -319,7 +370,7 @@ mod tests {
             let others = state.remotes.contains_key(&lonely.attachments[0].network);
             assert!(!others, "a network with tasks on one node has nothing remote");
             let mesh = &world.store.ingress_network().unwrap().id;
-            assert_eq!(state.remotes[mesh].len(), 2);
+            assert!(!state.remotes.contains_key(mesh), "nobody serves a port");
             assert!(state.networks.iter().any(|n| n.id == *mesh && matches!(n.kind, NetworkKind::Mesh { .. })));
         }
         let (first, gone) = (world.running(&everywhere)[0].clone(), world.running(&everywhere)[1].clone());
@@ -332,6 +383,32 @@ mod tests {
         assert!(knows(&world), "a status never goes back");
         world.report(&gone, TaskState::Failed);
         assert!(!knows(&world), "an ended task's address is no longer there");
+    }
+
+    #[test]
+    fn on_the_mesh_a_node_knows_who_serves_and_who_serves_knows_all() {
+        let mut world = World::with_nodes(4);
+        let mut web = spec("web", 1);
+        web.endpoint.ports.push(PortConfig { target_port: 80, ..PortConfig::default() });
+        let id = world.create(web);
+        world.work();
+        let mesh = world.store.ingress_network().unwrap().id.clone();
+        let known = |world: &World, node: &NodeId| {
+            let remotes = assignments(&world.store, node).network.remotes;
+            remotes.get(&mesh).map_or(0, Vec::len)
+        };
+        let serving = world.running(&id)[0].node_id.clone();
+        for number in 1..=4 {
+            let node = NodeId(format!("n{number}"));
+            assert_eq!(known(&world, &node), if node == serving { 3 } else { 1 }, "{node}");
+            let interests = networks_of_interest(&world.store, &node);
+            assert_eq!(interests.contains(&mesh), node == serving, "{node}");
+        }
+        world.remove(&id);
+        world.settle();
+        assert_eq!(known(&world, &serving), 3, "the task drains, its connections go on");
+        world.work();
+        assert!((1..=4).all(|number| known(&world, &NodeId(format!("n{number}"))) == 0));
     }
 
     #[test]

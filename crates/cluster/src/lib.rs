@@ -6,6 +6,7 @@
 //! same order give the same bytes on every manager.
 
 pub mod assign;
+pub mod audience;
 pub mod command;
 pub mod edit;
 pub mod ids;

@@ -161,7 +161,7 @@ impl World {
     }
 
     /// What ready nodes' healthy tasks do next.
-    fn steps(&self) -> Vec<(Arc<Task>, TaskState)> {
+    pub(crate) fn steps(&self) -> Vec<(Arc<Task>, TaskState)> {
         let ready = self.store.nodes().filter(|node| node.status.state == NodeState::Ready);
         let assigned = ready.flat_map(|node| assign::assignments(&self.store, &node.id).tasks.into_values());
         assigned.filter_map(|task| next(&task).map(|state| (task, state))).collect()

@@ -2,6 +2,7 @@
 //! Relative paths become paths below the file's folder.
 
 use crate::error::{Error, Result};
+use crate::schema::Purpose;
 use crate::short::{hosts, mount, ports, published_range, table};
 use crate::tree::{Entry, Map, Node, Value};
 use std::cell::Cell;
@@ -16,11 +17,12 @@ pub(crate) struct Base<'a> {
     pub(crate) home: Option<&'a str>,
     /// Ports written so far, ranges in full.
     pub(crate) ports: Cell<usize>,
+    pub(crate) purpose: Purpose,
 }
 
 impl<'a> Base<'a> {
-    pub(crate) fn new(folder: &'a Path, home: Option<&'a str>) -> Self {
-        Self { folder, home, ports: Cell::new(0) }
+    pub(crate) fn new(folder: &'a Path, home: Option<&'a str>, purpose: Purpose) -> Self {
+        Self { folder, home, ports: Cell::new(0), purpose }
     }
 }
 
@@ -48,18 +50,20 @@ fn each(root: &mut Node, section: &str, mut change: impl FnMut(&str, &mut Node) 
 }
 
 fn service(node: &mut Node, base: &Base<'_>) -> Result<()> {
-    for key in ["environment", "labels", "sysctls"] {
+    for key in ["environment", "labels", "sysctls", "annotations"] {
         replace(node, key, |value| Ok(pairs(value)))?;
     }
     for key in ["command", "entrypoint"] {
         replace(node, key, words)?;
     }
-    for key in ["tmpfs", "dns", "dns_search"] {
+    for key in ["tmpfs", "dns", "dns_search", "label_file"] {
         replace(node, key, |value| Ok(list(value)))?;
     }
     replace(node, "extra_hosts", |value| Ok(Value::List(hosts(value))))?;
     replace(node, "depends_on", |value| Ok(dependencies(value)))?;
     replace(node, "networks", |value| Ok(named(value)))?;
+    replace(node, "build", |value| build(value, base))?;
+    replace(node, "label_file", |value| Ok(paths(value, base)))?;
     replace(node, "extends", |value| extends(value, base))?;
     replace(node, "env_file", |value| env_files(value, base))?;
     replace(node, "ports", |value| all_ports(value, base))?;
@@ -233,6 +237,30 @@ fn extends(node: &Node, base: &Base<'_>) -> Result<Value> {
     Ok(long.value)
 }
 
+/// A folder alone, or the mapping with its pairs in one shape.
+fn build(node: &Node, base: &Base<'_>) -> Result<Value> {
+    let mut long = if node.is_scalar() { table(&node.at, vec![("context", node.value.clone())]) } else { node.clone() };
+    for key in ["args", "labels", "additional_contexts"] {
+        replace(&mut long, key, |value| Ok(pairs(value)))?;
+    }
+    replace(&mut long, "extra_hosts", |value| Ok(Value::List(hosts(value))))?;
+    // One that is not given must not hide the one of an earlier file.
+    if let Some(context) = long.get("context").and_then(Node::as_text).filter(|context| !is_remote(context)) {
+        set(&mut long, "context", Value::Text(below(base, &context)));
+    }
+    Ok(long.value)
+}
+
+/// A context that is fetched instead of read from a folder.
+pub(crate) fn is_remote(context: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "github.com/", "git@"].iter().any(|start| context.starts_with(start))
+}
+
+fn paths(node: &Node, base: &Base<'_>) -> Value {
+    let one = |item: &Node| Node::text(&item.at, below(base, &item.as_text().unwrap_or_default()));
+    Value::List(node.items().iter().map(one).collect())
+}
+
 fn env_files(node: &Node, base: &Base<'_>) -> Result<Value> {
     let one = std::slice::from_ref(node);
     let items = if node.is_scalar() { one } else { node.items() };
@@ -250,8 +278,11 @@ fn env_files(node: &Node, base: &Base<'_>) -> Result<Value> {
         if !matches!(format.as_str(), "" | "raw") {
             return Err(item.wrong(&format!("env_file format \"{format}\" is not known")));
         }
-        let path = Value::Text(below(base, &path));
-        files.push(table(&item.at, vec![("path", path), ("required", Value::Bool(required))]));
+        let mut fields = vec![("path", Value::Text(below(base, &path))), ("required", Value::Bool(required))];
+        if !format.is_empty() {
+            fields.push(("format", Value::Text(format)));
+        }
+        files.push(table(&item.at, fields));
     }
     Ok(Value::List(files))
 }
@@ -260,7 +291,11 @@ fn env_files(node: &Node, base: &Base<'_>) -> Result<Value> {
 fn all_ports(node: &Node, base: &Base<'_>) -> Result<Value> {
     let mut items = Vec::new();
     for item in node.items() {
-        let added = if item.is_scalar() { ports(item)? } else { published_range(item)? };
+        let added = match base.purpose {
+            _ if item.is_scalar() => ports(item, base.purpose)?,
+            Purpose::Stack => published_range(item)?,
+            Purpose::Local => vec![item.clone()],
+        };
         base.ports.set(base.ports.get() + added.len());
         if base.ports.get() > PORTS_MAX {
             return Err(item.wrong(&format!("more than {PORTS_MAX} ports (ranges count in full)")));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 ///
 /// # Errors
 /// The line's number and what is wrong with it.
-pub(crate) fn variables(
+pub fn variables(
     text: &str,
     outside: &BTreeMap<String, String>,
 ) -> std::result::Result<BTreeMap<String, String>, (usize, String)> {

@@ -5,8 +5,9 @@ use crate::dotenv;
 use crate::error::{Error, Result};
 use crate::interpolate::{self, Findings};
 use crate::merge::{merge, settle};
+use crate::naming;
 use crate::project::Project;
-use crate::schema;
+use crate::schema::{self, Purpose};
 use crate::tree::{Map, Node, Value};
 use crate::yaml::{self, FILE_BYTES_MAX};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,15 @@ pub trait Files {
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
 }
 
+/// For callers that read none.
+pub(crate) struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, _: &Path, _: usize) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
 /// One `-c`.
 pub struct Input {
     /// Shown in errors; read from unless there is `text`.
@@ -44,6 +54,19 @@ pub struct Request {
     pub profiles: Vec<String>,
     /// `false` leaves `$V` as it is.
     pub interpolate: bool,
+    /// For containers on this machine instead of a stack.
+    pub local: Option<LocalRequest>,
+}
+
+/// What only a project of one machine has.
+#[derive(Debug, Clone, Default)]
+pub struct LocalRequest {
+    /// The project's name, before what the environment, the files and the folder say.
+    pub name: Option<String>,
+    /// Files of variables in the place of `.env`.
+    pub variables: Vec<PathBuf>,
+    /// Services that are wanted whatever their profiles say.
+    pub enabled: Vec<String>,
 }
 
 /// Reads, checks and merges.
@@ -51,8 +74,10 @@ pub struct Request {
 /// # Errors
 /// The first thing that is wrong, with its place where it has one.
 pub fn load(request: &Request, files: &dyn Files) -> Result<Project> {
+    let purpose = if request.local.is_some() { Purpose::Local } else { Purpose::Stack };
     let mut loader = Loader {
         files,
+        purpose,
         interpolate: request.interpolate,
         home: request.environment.get("HOME").cloned(),
         findings: Findings::default(),
@@ -62,15 +87,26 @@ pub fn load(request: &Request, files: &dyn Files) -> Result<Project> {
         copied: 0,
         documents: BTreeMap::new(),
     };
-    let environment = loader.surroundings(&request.environment, &[request.folder.join(".env")], false)?;
-    let mut root: Option<Node> = None;
+    let given = request.local.as_ref().map(|local| local.variables.as_slice()).unwrap_or_default();
+    let beside = [request.folder.join(".env")];
+    let variables = if given.is_empty() { &beside } else { given };
+    let mut environment = loader.surroundings(&request.environment, variables, !given.is_empty())?;
+    let mut texts = Vec::new();
     for input in &request.inputs {
-        let text = match &input.text {
+        texts.push(match &input.text {
             Some(text) => text.clone(),
             None => loader.read(&input.path, FILE_BYTES_MAX)?,
-        };
+        });
+    }
+    let mut name = String::new();
+    if let Some(local) = &request.local {
+        name = naming::choose(local.name.as_deref(), &request.inputs, &texts, &environment, &request.folder)?;
+        environment.insert(naming::VARIABLE.into(), name.clone());
+    }
+    let mut root: Option<Node> = None;
+    for (input, text) in request.inputs.iter().zip(&texts) {
         let scope = Scope { folder: &request.folder, environment: &environment };
-        let node = loader.file(&input.path, &text, &scope, &mut Vec::new())?;
+        let node = loader.file(&input.path, text, &scope, &mut Vec::new())?;
         root = Some(match root {
             Some(base) => merge(base, node)?,
             None => node,
@@ -79,7 +115,13 @@ pub fn load(request: &Request, files: &dyn Files) -> Result<Project> {
     let mut root = root.ok_or_else(|| Error::Whole("no compose file was given".into()))?;
     settle(&mut root);
     let mut project = Project::new(root, environment, loader.ignored, loader.findings.unset);
-    project.choose_profiles(&request.profiles);
+    if let Some(local) = &request.local {
+        project.make_local(name, &request.folder);
+        project.choose_profiles(&project.profiles_with(&request.profiles, &local.enabled));
+        project.fill_labels(files)?;
+    } else {
+        project.choose_profiles(&request.profiles);
+    }
     project.fill_environment(files)?;
     project.check()?;
     Ok(project)
@@ -92,6 +134,7 @@ struct Scope<'a> {
 
 pub(crate) struct Loader<'a> {
     files: &'a dyn Files,
+    purpose: Purpose,
     interpolate: bool,
     home: Option<String>,
     findings: Findings,
@@ -129,14 +172,14 @@ impl Loader<'_> {
     fn document(&mut self, path: &Path, text: &str, scope: &Scope<'_>) -> Result<Node> {
         let shown = path.to_string_lossy();
         let home = self.home.clone();
-        let mut around = Base::new(scope.folder, home.as_deref());
+        let mut around = Base::new(scope.folder, home.as_deref(), self.purpose);
         around.ports = self.ports.into();
         let mut whole: Option<Node> = None;
         for mut node in yaml::parse(&shown, text)?.into_iter().filter(|node| !node.is_null()) {
             if self.interpolate {
                 interpolate::apply(&mut node, scope.environment, &mut self.findings)?;
             }
-            schema::check(&node, &mut self.ignored)?;
+            schema::check(&node, self.purpose, &mut self.ignored)?;
             rewrite(&mut node, &around)?;
             whole = Some(match whole {
                 Some(base) => merge(base, node)?,
@@ -168,7 +211,7 @@ impl Loader<'_> {
         };
         let paths = if item.is_scalar() { vec![item.as_text().unwrap_or_default()] } else { words("path") };
         let home = self.home.clone();
-        let base = Base::new(scope.folder, home.as_deref());
+        let base = Base::new(scope.folder, home.as_deref(), self.purpose);
         let absolute = |path: &String| PathBuf::from(below(&base, path));
         let paths: Vec<PathBuf> = paths.iter().map(absolute).collect();
         let Some(first) = paths.first().filter(|path| !path.as_os_str().is_empty()) else {

@@ -144,7 +144,7 @@ mod tests {
     fn merged(base: &str, over: &str) -> std::result::Result<Json, String> {
         let load = |text: &str| {
             let mut node = crate::yaml::parse("f.yml", text).unwrap().remove(0);
-            rewrite(&mut node, &Base::new(std::path::Path::new("/p"), None)).unwrap();
+            rewrite(&mut node, &Base::new(std::path::Path::new("/p"), None, crate::schema::Purpose::Stack)).unwrap();
             node
         };
         let mut node = merge(load(base), load(over)).map_err(|error| error.to_string())?;

@@ -6,7 +6,7 @@ use crate::error::{Error, Place, Result};
 use crate::load::{Files, read_text};
 use crate::tree::{Entry, Map, Node, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes of one `env_file`.
 const ENV_FILE_BYTES_MAX: usize = 1 << 20;
@@ -28,6 +28,10 @@ pub struct Dependency {
     /// The service's key in the file.
     pub service: String,
     pub condition: Condition,
+    /// Whether the dependent restarts with it.
+    pub restart: bool,
+    /// Whether the dependent cannot do without it.
+    pub required: bool,
 }
 
 /// A compose project, ready to become a stack. Not `Debug`: its variables may be secrets.
@@ -36,6 +40,15 @@ pub struct Project {
     environment: BTreeMap<String, String>,
     ignored: BTreeSet<String>,
     unset: BTreeSet<String>,
+    local: Option<Surroundings>,
+    /// Services that no chosen profile has.
+    left_out: BTreeSet<String>,
+}
+
+/// What a project of one machine is named and where its paths begin.
+struct Surroundings {
+    name: String,
+    folder: PathBuf,
 }
 
 impl Project {
@@ -45,7 +58,30 @@ impl Project {
         ignored: BTreeSet<String>,
         unset: BTreeSet<String>,
     ) -> Self {
-        Self { root, environment, ignored, unset }
+        Self { root, environment, ignored, unset, local: None, left_out: BTreeSet::new() }
+    }
+
+    pub(crate) fn make_local(&mut self, name: String, folder: &Path) {
+        self.local = Some(Surroundings { name, folder: folder.to_owned() });
+    }
+
+    /// The project's name; empty for a stack, which is named elsewhere.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.local.as_ref().map(|local| local.name.as_str()).unwrap_or_default()
+    }
+
+    /// Services of the files that are left out since no chosen profile has them.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.left_out.iter().map(String::as_str)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.local.as_ref().map_or_else(|| Path::new("/"), |local| local.folder.as_path())
+    }
+
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
     }
 
     /// A variable of the surroundings, `.env` included.
@@ -78,6 +114,20 @@ impl Project {
         self.root.get(section)?.map()?.get(name).map(|entry| &entry.node)
     }
 
+    /// The profiles asked for, and those of services that are wanted by name.
+    pub(crate) fn profiles_with(&self, asked: &[String], enabled: &[String]) -> Vec<String> {
+        let named = self.section("services").filter(|(name, _)| enabled.contains(name));
+        let theirs = named.flat_map(|(_, service)| service.get("profiles").map_or(&[][..], Node::items));
+        asked.iter().cloned().chain(theirs.filter_map(Node::as_text)).collect()
+    }
+
+    /// All profiles that services name, once each.
+    #[must_use]
+    pub fn profiles(&self) -> BTreeSet<String> {
+        let all = self.section("services").flat_map(|(_, node)| node.get("profiles").map_or(&[][..], Node::items));
+        all.filter_map(Node::as_text).collect()
+    }
+
     /// Leaves out services whose profiles are not asked for.
     pub(crate) fn choose_profiles(&mut self, asked: &[String]) {
         let wanted = |node: &Node| {
@@ -85,14 +135,44 @@ impl Project {
             let named = |profile: &Node| profile.as_text().is_some_and(|name| asked.contains(&name));
             profiles.is_empty() || asked.iter().any(|name| name == "*") || profiles.iter().any(named)
         };
+        let mut left_out = BTreeSet::new();
         if let Some(services) = self.services_mut() {
+            left_out.extend(services.iter().filter(|(_, entry)| !wanted(&entry.node)).map(|(name, _)| name.clone()));
             services.retain(|_, entry| wanted(&entry.node));
         }
+        self.left_out = left_out;
+    }
+
+    /// Reads each service's `label_file`; labels of the file itself win.
+    pub(crate) fn fill_labels(&mut self, files: &dyn Files) -> Result<()> {
+        for entry in self.services_mut().into_iter().flat_map(BTreeMap::values_mut) {
+            let service = &mut entry.node;
+            let mut labels = Map::new();
+            for file in service.get("label_file").map_or(&[][..], Node::items) {
+                let path = file.as_text().unwrap_or_default();
+                let text = read_text(files, Path::new(&path), ENV_FILE_BYTES_MAX)?;
+                let found = dotenv::literal(&text)
+                    .map_err(|(line, message)| Error::Whole(format!("{path}:{line}: {message}")))?;
+                for (name, value) in found {
+                    let node = Node::text(&file.at, value.unwrap_or_default());
+                    labels.insert(name, Entry { key_at: file.at.clone(), node });
+                }
+            }
+            let at = service.at.clone();
+            let Some(map) = service.map_mut().filter(|_| !labels.is_empty()) else { continue };
+            if let Some(Value::Map(own)) = map.remove("labels").map(|entry| entry.node.value) {
+                labels.extend(own);
+            }
+            map.remove("label_file");
+            map.insert("labels".into(), Entry { key_at: at.clone(), node: Node::new(&at, Value::Map(labels)) });
+        }
+        Ok(())
     }
 
     /// Reads each service's `env_file` and gives bare names their values from outside.
     pub(crate) fn fill_environment(&mut self, files: &dyn Files) -> Result<()> {
         let outside = self.environment.clone();
+        let local = self.local.is_some();
         for entry in self.services_mut().into_iter().flat_map(BTreeMap::values_mut) {
             let service = &mut entry.node;
             let mut all: BTreeMap<String, (Place, Option<String>)> = BTreeMap::new();
@@ -103,8 +183,17 @@ impl Project {
                     Err(error) => return Err(file.wrong(&format!("env file {error}"))),
                     Ok(text) => text,
                 };
-                let found = dotenv::literal(&text)
-                    .map_err(|(line, message)| Error::Whole(format!("{path}:{line}: {message}")))?;
+                let found = if local && file.text_of("format") != "raw" {
+                    let known =
+                        |(name, (_, value)): (&String, &(Place, Option<String>))| Some((name.clone(), value.clone()?));
+                    let mut known: BTreeMap<String, String> = all.iter().filter_map(known).collect();
+                    known.extend(outside.clone());
+                    let found = dotenv::variables(&text, &known);
+                    found.map(|found| found.into_iter().map(|(name, value)| (name, Some(value))).collect())
+                } else {
+                    dotenv::literal(&text)
+                };
+                let found = found.map_err(|(line, message)| Error::Whole(format!("{path}:{line}: {message}")))?;
                 all.extend(found.into_iter().map(|(name, value)| (name, (file.at.clone(), value))));
             }
             if let Some(given) = service.get("environment") {
@@ -112,12 +201,13 @@ impl Project {
             }
             let fill = |(name, (at, value)): (String, (Place, Option<String>))| {
                 // The outside wins over an empty value too, as it does for `docker stack`.
-                let empty = value.as_deref().is_none_or(str::is_empty);
+                let empty = value.as_deref().is_none_or(|value| value.is_empty() && !local);
                 let value = if empty { outside.get(&name).cloned().or(value) } else { value };
                 let node = Node::new(&at, value.map_or(Value::Null, Value::Text));
                 (name, Entry { key_at: at, node })
             };
-            let filled: Map = all.into_iter().map(fill).collect();
+            // A name without a value anywhere is no variable on one machine.
+            let filled: Map = all.into_iter().map(fill).filter(|(_, entry)| !local || !entry.node.is_null()).collect();
             let at = service.at.clone();
             if let Some(map) = service.map_mut() {
                 map.remove("env_file");
@@ -133,8 +223,12 @@ impl Project {
     /// Every service has an image, and what it depends on is there.
     pub(crate) fn check(&self) -> Result<()> {
         for (name, service) in self.section("services") {
-            if service.text_of("image").is_empty() {
-                let message = format!("invalid image reference for service {name}: no image specified");
+            let built = self.local.is_some() && service.get("build").is_some();
+            if service.text_of("image").is_empty() && !built {
+                let message = match self.local {
+                    Some(_) => format!("service \"{name}\" has neither an image nor a build context specified"),
+                    None => format!("invalid image reference for service {name}: no image specified"),
+                };
                 return Err(Error::at(&service.at, message));
             }
             self.dependencies(name)?;
@@ -147,11 +241,9 @@ impl Project {
     /// # Errors
     /// A service that is not there, or an unknown condition.
     pub(crate) fn dependencies(&self, name: &str) -> Result<Vec<Dependency>> {
-        let Some(given) = self.object("services", name).and_then(|service| service.get("depends_on")) else {
-            return Ok(Vec::new());
-        };
+        let Some(node) = self.object("services", name) else { return Ok(Vec::new()) };
         let mut all = Vec::new();
-        for (service, node) in given.entries() {
+        for (service, node) in node.get("depends_on").into_iter().flat_map(Node::entries) {
             let condition = match node.text_of("condition").as_str() {
                 "service_started" => Condition::Started,
                 "service_healthy" => Condition::Healthy,
@@ -160,12 +252,25 @@ impl Project {
             };
             let required = node.get("required").map_or(Ok(true), Node::as_bool)?;
             match self.object("services", service) {
-                Some(_) => all.push(Dependency { service: service.clone(), condition }),
+                Some(_) => {
+                    let restart = node.flag("restart")?;
+                    all.push(Dependency { service: service.clone(), condition, restart, required });
+                }
                 None if required => {
                     let message = format!("service \"{name}\" depends on undefined service \"{service}\"");
                     return Err(node.wrong(&message));
                 }
                 None => {}
+            }
+        }
+        let others = if self.local.is_some() { sharing(node) } else { Vec::new() };
+        for service in others {
+            if self.object("services", &service).is_none() {
+                let message = format!("service \"{name}\" depends on undefined service \"{service}\"");
+                return Err(node.wrong(&message));
+            }
+            if !all.iter().any(|known| known.service == service) {
+                all.push(Dependency { service, condition: Condition::Started, restart: false, required: true });
             }
         }
         Ok(all)
@@ -174,4 +279,16 @@ impl Project {
     fn services_mut(&mut self) -> Option<&mut Map> {
         self.root.map_mut()?.get_mut("services")?.node.map_mut()
     }
+}
+
+/// Services whose namespaces, volumes or names a service uses, which must be there before it.
+fn sharing(service: &Node) -> Vec<String> {
+    let spaces = ["network_mode", "ipc", "pid"].into_iter().filter_map(|key| {
+        let text = service.text_of(key);
+        text.strip_prefix("service:").map(str::to_owned)
+    });
+    let first = |text: String| text.split(':').next().unwrap_or_default().to_owned();
+    let words = |key: &str| service.get(key).map_or(&[][..], Node::items).iter().filter_map(Node::as_text);
+    let volumes = words("volumes_from").filter(|text| !text.starts_with("container:")).map(first);
+    spaces.chain(volumes).chain(words("links").map(first)).collect()
 }

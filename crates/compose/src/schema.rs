@@ -1,5 +1,5 @@
-//! The keys a compose file may have, what kind of value each takes, and whether a stack
-//! honours it. An unknown key is an error with its place and a guess at what was meant.
+//! The keys a compose file may have, what kind of value each takes, and who honours it.
+//! An unknown key is an error with its place and a guess at what was meant.
 
 use crate::error::{Error, Result};
 use crate::schema_keys::ROOT;
@@ -30,11 +30,30 @@ pub(crate) enum Shape {
     Either(&'static [Shape]),
 }
 
-/// What a stack does with a key.
+/// Who honours a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    Honoured,
-    Ignored,
+    Both,
+    /// Only what runs on one machine without a swarm.
+    Local,
+    Nobody,
+}
+
+/// What the file is read for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    Stack,
+    Local,
+}
+
+impl Use {
+    fn ignored_by(self, purpose: Purpose) -> bool {
+        match self {
+            Self::Both => false,
+            Self::Local => purpose == Purpose::Stack,
+            Self::Nobody => true,
+        }
+    }
 }
 
 pub(crate) struct Key {
@@ -48,14 +67,20 @@ pub(crate) struct Key {
 ///
 /// # Errors
 /// The first unknown key or value of the wrong kind.
-pub(crate) fn check(root: &Node, ignored: &mut BTreeSet<String>) -> Result<()> {
+pub(crate) fn check(root: &Node, purpose: Purpose, ignored: &mut BTreeSet<String>) -> Result<()> {
     if root.map().is_none() {
         return Err(Error::at(&root.at, format!("top-level object must be a mapping, not {}", root.kind())));
     }
-    walk(root, &ROOT, &mut Vec::new(), ignored)
+    walk(root, &ROOT, &mut Vec::new(), &mut Found { purpose, ignored })
 }
 
-fn walk(node: &Node, shape: &Shape, path: &mut Vec<String>, ignored: &mut BTreeSet<String>) -> Result<()> {
+/// Where ignored keys are noted.
+struct Found<'a> {
+    purpose: Purpose,
+    ignored: &'a mut BTreeSet<String>,
+}
+
+fn walk(node: &Node, shape: &Shape, path: &mut Vec<String>, ignored: &mut Found<'_>) -> Result<()> {
     if node.is_null() {
         return Ok(());
     }
@@ -77,12 +102,12 @@ fn walk(node: &Node, shape: &Shape, path: &mut Vec<String>, ignored: &mut BTreeS
     }
 }
 
-fn each(node: &Node, of: &Shape, path: &mut Vec<String>, ignored: &mut BTreeSet<String>, shape: &Shape) -> Result<()> {
+fn each(node: &Node, of: &Shape, path: &mut Vec<String>, ignored: &mut Found<'_>, shape: &Shape) -> Result<()> {
     let Value::List(items) = &node.value else { return Err(mismatch(node, shape, path)) };
     items.iter().try_for_each(|item| walk(item, of, path, ignored))
 }
 
-fn names(node: &Node, of: &Shape, path: &mut Vec<String>, ignored: &mut BTreeSet<String>) -> Result<()> {
+fn names(node: &Node, of: &Shape, path: &mut Vec<String>, ignored: &mut Found<'_>) -> Result<()> {
     for (key, child) in node.entries() {
         path.push(key.clone());
         walk(child, of, path, ignored)?;
@@ -91,15 +116,19 @@ fn names(node: &Node, of: &Shape, path: &mut Vec<String>, ignored: &mut BTreeSet
     Ok(())
 }
 
-fn table(node: &Node, keys: &[Key], path: &mut Vec<String>, ignored: &mut BTreeSet<String>) -> Result<()> {
+fn table(node: &Node, keys: &[Key], path: &mut Vec<String>, found: &mut Found<'_>) -> Result<()> {
     for (key, entry) in node.map().into_iter().flatten().filter(|(key, _)| !key.starts_with("x-")) {
         let Some(known) = keys.iter().find(|known| known.name == key) else {
             return Err(Error::at(&entry.key_at, unknown(key, keys, path)));
         };
         path.push(key.clone());
-        walk(&entry.node, &known.shape, path, ignored)?;
-        if known.used == Use::Ignored && !entry.node.is_null() {
-            ignored.insert(shown(path));
+        if known.used.ignored_by(found.purpose) && !entry.node.is_null() {
+            found.ignored.insert(shown(path));
+            // What is below an ignored key is not named on its own.
+            let mut below = Found { purpose: found.purpose, ignored: &mut BTreeSet::new() };
+            walk(&entry.node, &known.shape, path, &mut below)?;
+        } else {
+            walk(&entry.node, &known.shape, path, found)?;
         }
         path.pop();
     }
@@ -159,7 +188,7 @@ mod tests {
     fn run(text: &str) -> std::result::Result<Vec<String>, String> {
         let document = crate::yaml::parse("f.yml", text).unwrap().remove(0);
         let mut ignored = BTreeSet::new();
-        check(&document, &mut ignored).map_err(|error| error.to_string())?;
+        check(&document, Purpose::Stack, &mut ignored).map_err(|error| error.to_string())?;
         Ok(ignored.into_iter().collect())
     }
 
@@ -189,5 +218,10 @@ mod tests {
             run(text).unwrap(),
             ["build", "deploy.resources.reservations.devices", "networks.n.enable_ipv4", "privileged"]
         );
+        let document =
+            crate::yaml::parse("f.yml", "services: {a: {build: {ssh: [x]}, tty: true, models: [m]}}").unwrap();
+        let mut ignored = BTreeSet::new();
+        check(&document[0], Purpose::Local, &mut ignored).unwrap();
+        assert_eq!(ignored.into_iter().collect::<Vec<_>>(), ["build.ssh", "models"]);
     }
 }

@@ -3,11 +3,16 @@
 use crate::schema::{Key, Shape, Use};
 
 const fn yes(name: &'static str, shape: Shape) -> Key {
-    Key { name, shape, used: Use::Honoured }
+    Key { name, shape, used: Use::Both }
 }
 
+/// A swarm has no use for it.
 const fn no(name: &'static str, shape: Shape) -> Key {
-    Key { name, shape, used: Use::Ignored }
+    Key { name, shape, used: Use::Local }
+}
+
+const fn never(name: &'static str, shape: Shape) -> Key {
+    Key { name, shape, used: Use::Nobody }
 }
 
 const SCALARS: Shape = Shape::List(&Shape::Scalar);
@@ -21,7 +26,7 @@ pub(crate) const ROOT: Shape = Shape::Table(&[
     yes("volumes", Shape::Names(&Shape::Table(VOLUME))),
     yes("secrets", Shape::Names(&Shape::Table(SECRET))),
     yes("configs", Shape::Names(&Shape::Table(CONFIG))),
-    no("models", Shape::Any),
+    never("models", Shape::Any),
 ]);
 
 const INCLUDE: &[Key] =
@@ -32,8 +37,8 @@ const EXTERNAL: Shape = Shape::Either(&[Shape::Scalar, Shape::Table(&[yes("name"
 const SERVICE: &[Key] = &[
     no("annotations", Shape::Pairs),
     no("attach", Shape::Scalar),
-    no("blkio_config", Shape::Any),
-    no("build", Shape::Any),
+    never("blkio_config", Shape::Any),
+    no("build", Shape::Either(&[Shape::Scalar, Shape::Table(BUILD)])),
     yes("cap_add", SCALARS),
     yes("cap_drop", SCALARS),
     no("cgroup", Shape::Scalar),
@@ -42,16 +47,16 @@ const SERVICE: &[Key] = &[
     yes("command", Shape::Words),
     yes("configs", Shape::List(&Shape::Either(&[Shape::Scalar, Shape::Table(FILE_REFERENCE)]))),
     no("container_name", Shape::Scalar),
-    no("cpu_count", Shape::Scalar),
-    no("cpu_percent", Shape::Scalar),
+    never("cpu_count", Shape::Scalar),
+    never("cpu_percent", Shape::Scalar),
     no("cpu_period", Shape::Scalar),
     no("cpu_quota", Shape::Scalar),
-    no("cpu_rt_period", Shape::Scalar),
-    no("cpu_rt_runtime", Shape::Scalar),
+    never("cpu_rt_period", Shape::Scalar),
+    never("cpu_rt_runtime", Shape::Scalar),
     no("cpu_shares", Shape::Scalar),
     yes("cpus", Shape::Scalar),
     no("cpuset", Shape::Scalar),
-    no("credential_spec", Shape::Any),
+    never("credential_spec", Shape::Any),
     yes("depends_on", Shape::Either(&[SCALARS, Shape::Names(&Shape::Table(DEPENDENCY))])),
     yes("deploy", Shape::Table(DEPLOY)),
     no("develop", Shape::Any),
@@ -69,7 +74,7 @@ const SERVICE: &[Key] = &[
     yes("environment", Shape::Pairs),
     no("expose", SCALARS),
     yes("extends", Shape::Either(&[Shape::Scalar, Shape::Table(EXTENDS)])),
-    no("external_links", SCALARS),
+    never("external_links", SCALARS),
     yes("extra_hosts", Shape::Either(&[SCALARS, Shape::Names(&Shape::Words)])),
     no("gpus", Shape::Any),
     yes("group_add", SCALARS),
@@ -88,7 +93,7 @@ const SERVICE: &[Key] = &[
     yes("mem_reservation", Shape::Scalar),
     no("mem_swappiness", Shape::Scalar),
     no("memswap_limit", Shape::Scalar),
-    no("models", Shape::Any),
+    never("models", Shape::Any),
     no("network_mode", Shape::Scalar),
     yes("networks", Shape::Either(&[SCALARS, Shape::Names(&Shape::Table(SERVICE_NETWORK))])),
     no("oom_kill_disable", Shape::Scalar),
@@ -97,13 +102,13 @@ const SERVICE: &[Key] = &[
     yes("pids_limit", Shape::Scalar),
     no("platform", Shape::Scalar),
     yes("ports", Shape::List(&Shape::Either(&[Shape::Scalar, Shape::Table(PORT)]))),
-    no("post_start", Shape::List(&Shape::Any)),
-    no("pre_stop", Shape::List(&Shape::Any)),
+    never("post_start", Shape::List(&Shape::Any)),
+    never("pre_stop", Shape::List(&Shape::Any)),
     no("privileged", Shape::Scalar),
     yes("profiles", SCALARS),
-    no("provider", Shape::Any),
+    never("provider", Shape::Any),
     no("pull_policy", Shape::Scalar),
-    no("pull_refresh_after", Shape::Scalar),
+    never("pull_refresh_after", Shape::Scalar),
     yes("read_only", Shape::Scalar),
     yes("restart", Shape::Scalar),
     no("runtime", Shape::Scalar),
@@ -114,19 +119,46 @@ const SERVICE: &[Key] = &[
     yes("stdin_open", Shape::Scalar),
     yes("stop_grace_period", Shape::Scalar),
     yes("stop_signal", Shape::Scalar),
-    no("storage_opt", Shape::Any),
+    never("storage_opt", Shape::Any),
     yes("sysctls", Shape::Pairs),
     yes("tmpfs", Shape::Words),
     yes("tty", Shape::Scalar),
     yes("ulimits", Shape::Names(&Shape::Either(&[Shape::Scalar, Shape::Table(ULIMIT)]))),
-    no("use_api_socket", Shape::Scalar),
+    never("use_api_socket", Shape::Scalar),
     yes("user", Shape::Scalar),
     no("userns_mode", Shape::Scalar),
     no("uts", Shape::Scalar),
-    no("volume_driver", Shape::Scalar),
+    never("volume_driver", Shape::Scalar),
     yes("volumes", Shape::List(&Shape::Either(&[Shape::Scalar, Shape::Table(MOUNT)]))),
     no("volumes_from", SCALARS),
     yes("working_dir", Shape::Scalar),
+];
+
+const BUILD: &[Key] = &[
+    no("additional_contexts", Shape::Pairs),
+    no("args", Shape::Pairs),
+    no("cache_from", SCALARS),
+    never("cache_to", SCALARS),
+    no("context", Shape::Scalar),
+    no("dockerfile", Shape::Scalar),
+    no("dockerfile_inline", Shape::Scalar),
+    never("entitlements", SCALARS),
+    no("extra_hosts", Shape::Either(&[SCALARS, Shape::Names(&Shape::Words)])),
+    never("isolation", Shape::Scalar),
+    no("labels", Shape::Pairs),
+    no("network", Shape::Scalar),
+    no("no_cache", Shape::Scalar),
+    no("platforms", SCALARS),
+    never("privileged", Shape::Scalar),
+    never("provenance", Shape::Scalar),
+    no("pull", Shape::Scalar),
+    never("sbom", Shape::Scalar),
+    never("secrets", Shape::List(&Shape::Any)),
+    no("shm_size", Shape::Scalar),
+    never("ssh", Shape::Any),
+    no("tags", SCALARS),
+    no("target", Shape::Scalar),
+    never("ulimits", Shape::Any),
 ];
 
 const FILE_REFERENCE: &[Key] = &[
@@ -159,17 +191,17 @@ const LOGGING: &[Key] = &[yes("driver", Shape::Scalar), yes("options", Shape::Na
 const SERVICE_NETWORK: &[Key] = &[
     yes("aliases", SCALARS),
     yes("driver_opts", Shape::Names(&Shape::Scalar)),
-    no("gw_priority", Shape::Scalar),
-    no("interface_name", Shape::Scalar),
+    never("gw_priority", Shape::Scalar),
+    never("interface_name", Shape::Scalar),
     no("ipv4_address", Shape::Scalar),
     no("ipv6_address", Shape::Scalar),
-    no("link_local_ips", SCALARS),
+    never("link_local_ips", SCALARS),
     no("mac_address", Shape::Scalar),
     no("priority", Shape::Scalar),
 ];
 
 const PORT: &[Key] = &[
-    no("app_protocol", Shape::Scalar),
+    never("app_protocol", Shape::Scalar),
     no("host_ip", Shape::Scalar),
     yes("mode", Shape::Scalar),
     yes("name", Shape::Scalar),
@@ -187,7 +219,7 @@ const MOUNT: &[Key] = &[
             no("create_host_path", Shape::Scalar),
             yes("propagation", Shape::Scalar),
             no("recursive", Shape::Scalar),
-            no("selinux", Shape::Scalar),
+            never("selinux", Shape::Scalar),
         ]),
     ),
     yes("consistency", Shape::Scalar),

@@ -1,6 +1,7 @@
 //! The short forms of ports, mounts and hosts, turned into the long ones.
 
 use crate::error::{Place, Result};
+use crate::schema::Purpose;
 use crate::tree::{Entry, Map, Node, Value};
 
 /// Ports that one short form may stand for.
@@ -10,7 +11,7 @@ const PORTS_MAX: u32 = 65_536;
 ///
 /// # Errors
 /// Not a port.
-pub(crate) fn ports(node: &Node) -> Result<Vec<Node>> {
+pub(crate) fn ports(node: &Node, purpose: Purpose) -> Result<Vec<Node>> {
     let text = node.as_text().unwrap_or_default();
     let invalid = |why: &str| node.wrong(&format!("invalid port \"{text}\": {why}"));
     let (ports, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));
@@ -27,8 +28,14 @@ pub(crate) fn ports(node: &Node) -> Result<Vec<Node>> {
         text => Some(range(text).ok_or_else(|| invalid("Invalid hostPort"))?),
     };
     let mut pairs = Vec::new();
+    let mut free_choice = None;
     match published {
         None => pairs.extend((first..=last).map(|target| (target, 0))),
+        // One of them, whichever is free when the container starts.
+        Some((from, to)) if first == last && from < to && purpose == Purpose::Local => {
+            pairs.push((first, 0));
+            free_choice = Some(format!("{from}-{to}"));
+        }
         Some((from, to)) if first == last => pairs.extend((from..=to).map(|published| (first, published))),
         Some((from, to)) if to - from == last - first => {
             pairs.extend((0..=last - first).map(|step| (first + step, from + step)));
@@ -41,8 +48,10 @@ pub(crate) fn ports(node: &Node) -> Result<Vec<Node>> {
             ("protocol", Value::Text(protocol.clone())),
             ("mode", Value::Text("ingress".into())),
         ];
-        if published > 0 {
-            fields.push(("published", Value::Int(published.into())));
+        match &free_choice {
+            Some(range) => fields.push(("published", Value::Text(range.clone()))),
+            None if published > 0 => fields.push(("published", Value::Int(published.into()))),
+            None => {}
         }
         if !address.is_empty() {
             fields.push(("host_ip", Value::Text(address.trim_matches(['[', ']']).to_owned())));
@@ -160,7 +169,7 @@ mod tests {
     #[test]
     fn ports_in_every_form() {
         let check = |text: &str, expect: &[(u32, u32)]| {
-            let found: Vec<Json> = ports(&node(text)).unwrap().iter().map(Node::to_json).collect();
+            let found: Vec<Json> = ports(&node(text), Purpose::Stack).unwrap().iter().map(Node::to_json).collect();
             let pairs: Vec<(u32, u32)> = found
                 .iter()
                 .map(|p| (p["published"].as_u64().unwrap_or(0) as u32, p["target"].as_u64().unwrap() as u32))
@@ -175,8 +184,16 @@ mod tests {
         check("9000-9001:80-81", &[(9000, 80), (9001, 81)]);
         check("9000-9002:80", &[(9000, 80), (9001, 80), (9002, 80)]);
         for bad in ["", "x", "80:x", "0:80", "70000", "80/icmp", "1-2:1-3", "5-3", "::"] {
-            assert!(ports(&node(bad)).is_err(), "{bad}");
+            assert!(ports(&node(bad), Purpose::Stack).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn one_of_a_range_is_chosen_on_one_machine() {
+        let found: Vec<Json> =
+            ports(&node("9000-9002:80"), Purpose::Local).unwrap().iter().map(Node::to_json).collect();
+        assert_eq!((found.len(), &found[0]["published"]), (1, &json!("9000-9002")));
+        assert_eq!(ports(&node("9000-9001:80-81"), Purpose::Local).unwrap().len(), 2);
     }
 
     #[test]

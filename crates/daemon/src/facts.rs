@@ -3,19 +3,15 @@
 use crate::config::Config;
 use anyhow::{Context, Result};
 use skep_api::backend::SystemInfo;
+use skep_engine::container::LOG_DRIVERS;
 use skep_model::node::{NodeDescription, Platform};
 use std::io::Write;
 use std::path::Path;
 
 const ID_FILE: &str = "engine-id";
-const PLUGINS: [(&str, &str); 6] = [
-    ("Log", "json-file"),
-    ("Network", "bridge"),
-    ("Network", "host"),
-    ("Network", "null"),
-    ("Network", "overlay"),
-    ("Volume", "local"),
-];
+/// Beside the log drivers.
+const PLUGINS: [(&str, &str); 5] =
+    [("Network", "bridge"), ("Network", "host"), ("Network", "null"), ("Network", "overlay"), ("Volume", "local")];
 
 /// What `info` says of this daemon.
 ///
@@ -38,6 +34,7 @@ pub(crate) fn system_info(config: &Config) -> Result<SystemInfo> {
 /// What the swarm is told of this node.
 pub(crate) fn node_description(system: &SystemInfo) -> NodeDescription {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let log_drivers = LOG_DRIVERS.into_iter().map(|name| ("Log", name));
     NodeDescription {
         hostname: system.hostname.clone(),
         platform: platform(),
@@ -47,7 +44,7 @@ pub(crate) fn node_description(system: &SystemInfo) -> NodeDescription {
         engine_labels: system.labels.clone(),
         generic_resources: system.counted_resources.clone(),
         named_resources: system.named_resources.clone(),
-        plugins: PLUGINS.map(|(kind, name)| (kind.to_owned(), name.to_owned())).to_vec(),
+        plugins: log_drivers.chain(PLUGINS).map(|(kind, name)| (kind.to_owned(), name.to_owned())).collect(),
         ..NodeDescription::default()
     }
 }

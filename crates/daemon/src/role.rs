@@ -7,7 +7,7 @@ use crate::address::{self, Interface};
 use crate::facts;
 use crate::manager_keeper::{Kept, ManagerKeeper, ManagerState};
 use crate::membership::{Membership, MembershipStore};
-use crate::role_api::NodeNetd;
+use crate::netd_attach::NetdAttach;
 use crate::role_rules::{
     ALREADY_MEMBER, JOIN_TIMEOUT, LEAVING_LOCKED, NO_MEMBER, check_init, check_leave, not_ready, own_listener,
     source_address_towards,
@@ -417,7 +417,7 @@ impl Shared {
 
     /// What this node answers to managers.
     fn task_service(&self) -> skep_api::TaskService {
-        skep_api::TaskService::new(self.around.engine.clone(), Arc::new(NodeNetd(self.around.netd.clone())))
+        skep_api::TaskService::new(self.around.engine.clone(), Arc::new(NetdAttach(self.around.netd.clone())))
     }
 
     fn executor(&self, node_id: NodeId) -> Arc<dyn Executor> {

@@ -3,12 +3,10 @@
 use crate::role::{Member, Roles, State};
 use crate::role_rules::{LOCKED, host_of, not_ready, outside, worker};
 use async_trait::async_trait;
-use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, NodeNetwork, Swarm, SwarmStatus};
+use skep_api::backend::{InitRequest, JoinRequest, LocalNodeState, Swarm, SwarmStatus};
 use skep_manager::Control;
 use skep_model::id::NodeId;
-use skep_model::netstate::NetdStatus;
 use skep_model::{Error, Result};
-use skep_netd::client::NetdClient;
 
 #[async_trait]
 impl Swarm for Roles {
@@ -71,14 +69,6 @@ impl Swarm for Roles {
             State::Member(member) => member_status(&member),
         }
     }
-
-    async fn netd_status(&self) -> Result<NetdStatus> {
-        self.shared.around.netd.status().await
-    }
-
-    async fn verify_network(&self) -> Result<Vec<String>> {
-        self.shared.around.netd.verify().await
-    }
 }
 
 fn member_status(member: &Member) -> SwarmStatus {
@@ -99,19 +89,5 @@ fn member_status(member: &Member) -> SwarmStatus {
         control_available: manager.control.is_some(),
         error,
         remote_managers: view.managers.clone(),
-    }
-}
-
-/// The network daemon for whoever may only look.
-pub(crate) struct NodeNetd(pub(crate) NetdClient);
-
-#[async_trait]
-impl NodeNetwork for NodeNetd {
-    async fn status(&self) -> Result<NetdStatus> {
-        self.0.status().await
-    }
-
-    async fn verify(&self) -> Result<Vec<String>> {
-        self.0.verify().await
     }
 }

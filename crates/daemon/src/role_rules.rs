@@ -8,6 +8,8 @@ use skep_model::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 const SUBNET_SIZE_MAX: u8 = 29;
+/// Of subnets that are taken from the pools.
+const SUBNET_SIZE_DEFAULT: u8 = 24;
 const DATA_PATH_PORTS: std::ops::RangeInclusive<u16> = 1024..=49151;
 const NOT_A_MANAGER: &str = "This node is not a swarm manager.";
 pub(crate) const ALREADY_MEMBER: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm \
@@ -80,7 +82,16 @@ pub(crate) fn check_init(request: &InitRequest) -> Result<()> {
         return Err(Error::invalid(format!("VXLAN UDP port number is not in valid range (1024-49151): {port}")));
     }
     let pools = &request.default_addr_pool;
+    let subnet_size = if request.subnet_size == 0 { SUBNET_SIZE_DEFAULT } else { request.subnet_size };
     for (position, pool) in pools.iter().enumerate() {
+        if pool.addr().is_ipv6() {
+            return Err(Error::not_implemented(format!("IPv6 address pools are not supported yet: {pool}")));
+        }
+        if pool.prefix_len() > subnet_size {
+            return Err(Error::invalid(format!(
+                "default address pool {pool} is too small for a subnet of size {subnet_size}"
+            )));
+        }
         let overlaps = |other: &&IpNet| other.contains(pool) || pool.contains(*other);
         if let Some(other) = pools[..position].iter().find(overlaps) {
             return Err(Error::invalid(format!("default address pools {other} and {pool} overlap")));
@@ -149,6 +160,17 @@ mod tests {
         check(
             InitRequest { default_addr_pool: pools, ..InitRequest::default() },
             "default address pools 10.0.0.0/8 and 10.1.0.0/16 overlap",
+        );
+        let pools = vec!["10.0.0.0/25".parse().unwrap()];
+        check(
+            InitRequest { default_addr_pool: pools.clone(), ..InitRequest::default() },
+            "default address pool 10.0.0.0/25 is too small for a subnet of size 24",
+        );
+        check_init(&InitRequest { default_addr_pool: pools, subnet_size: 26, ..InitRequest::default() }).unwrap();
+        let pools = vec!["fd00::/48".parse().unwrap()];
+        check(
+            InitRequest { default_addr_pool: pools, ..InitRequest::default() },
+            "IPv6 address pools are not supported yet: fd00::/48",
         );
     }
 }

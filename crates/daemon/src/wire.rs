@@ -62,7 +62,10 @@ async fn serve(
     started: Instant,
 ) -> Result<bool> {
     let attach = Arc::new(NetdAttach(netd.client()));
-    let engine = Engine::open(engine_config(config, program), attach).await.context("cannot open the engine")?;
+    let engine =
+        Engine::open(engine_config(config, program), attach.clone()).await.context("cannot open the engine")?;
+    // After the engine has seen what containers are to have.
+    raise_descriptor_limit();
     let system = Arc::new(facts::system_info(config)?);
     let roles = Roles::new(Surroundings {
         engine: engine.clone(),
@@ -72,7 +75,7 @@ async fn serve(
         default_advertise_addr: config.swarm_default_advertise_addr.clone(),
     });
     roles.resume().context("cannot read this node's membership")?;
-    let backend = Backend { engine: engine.clone(), swarm: Arc::new(roles.clone()), system };
+    let backend = Backend { engine: engine.clone(), swarm: Arc::new(roles.clone()), network: attach, system };
     tracing::info!(after = ?started.elapsed(), "the daemon is ready");
     skep_api::serve(backend, listeners, signals.first()).await?;
     end_within(config.shutdown_timeout, "the swarm's part", roles.shutdown()).await;
@@ -83,6 +86,16 @@ async fn serve(
         tracing::warn!(%error, "the network's kernel objects stay until the next start");
     }
     Ok(needs_network)
+}
+
+/// A leader keeps a connection to every node of its swarm.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// With nothing left to connect, bridges and rules go too: an idle daemon that ends leaves

@@ -11,6 +11,8 @@ pub mod build;
 pub mod config;
 pub mod container;
 pub mod events;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod image;
 pub mod network;
 pub mod progress;

@@ -8,6 +8,7 @@ mod authority;
 mod csr;
 mod error;
 mod identity;
+pub mod net;
 mod passphrase;
 mod peer;
 mod renew;

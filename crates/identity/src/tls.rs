@@ -4,6 +4,7 @@
 //! certificate, and connections here live for days.
 
 use crate::error::{IdentityError, Result};
+use crate::net::TcpStream;
 use crate::token::{JoinToken, RootDigest};
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -20,7 +21,6 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};

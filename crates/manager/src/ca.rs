@@ -196,7 +196,7 @@ pub(crate) fn certificate_facts(chain_pem: &str, issuer: &str) -> Result<NodeCer
 
 /// A request that made a node once makes no second one: somebody repeats what he overheard.
 fn check_unused(store: &Store, key_digest: &str) -> Result<(), Error> {
-    let known = store.nodes().any(|node| node.certificate.key_digest == key_digest);
+    let known = store.node_by_key(key_digest).is_some();
     if known { Err(Error::forbidden("this certificate request was used before")) } else { Ok(()) }
 }
 

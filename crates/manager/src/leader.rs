@@ -1,6 +1,7 @@
 //! The leader's one loop: what changed is planned, what was planned is proposed, what was
 //! proposed changes something, until nothing is left to do.
 
+use crate::blocking::blocking;
 use crate::ids::RandomIds;
 use crate::raft::{ProposeError, Replicator, now};
 use crate::store_handle::Changes;
@@ -8,9 +9,10 @@ use skep_cluster::command::{Key, WRITES_PER_COMMAND_MAX, Write};
 use skep_cluster::plan::{Plan, plan};
 use skep_model::{Error, Timestamp};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A plan that took long is not repeated for every single change: changes are gathered for as
@@ -102,7 +104,7 @@ impl Leader {
         let store = self.replicator.store().snapshot();
         let planned_all = dirty.is_empty();
         let started = Instant::now();
-        let planned = tokio::task::spawn_blocking(move || plan(&store, &dirty, now(), &mut RandomIds)).await;
+        let planned = blocking(move || plan(&store, &dirty, now(), &mut RandomIds)).await;
         let Plan { writes, wake_at, report } = planned.map_err(|e| Error::internal(format!("planning failed: {e}")))?;
         self.cost = started.elapsed();
         for line in report {
@@ -146,7 +148,7 @@ impl Leader {
 impl Dirty {
     fn mark(&mut self, changes: &Changes) {
         match (&mut *self, changes) {
-            (Self::Keys(keys), Changes::Keys(_, changed)) => keys.extend(changed.iter().cloned()),
+            (Self::Keys(keys), Changes::Keys(_, changed, _)) => keys.extend(changed.iter().cloned()),
             (Self::Keys(_), Changes::All) => *self = Self::All,
             (Self::All, _) => {}
         }
@@ -189,12 +191,13 @@ mod tests {
     fn changes_gather_and_all_swallows_keys() {
         let mut dirty = Dirty::Keys(BTreeSet::new());
         assert!(dirty.is_clean());
-        dirty.mark(&Changes::Keys(1, [key("a")].into()));
-        dirty.mark(&Changes::Keys(2, [key("b"), key("a")].into()));
+        let changes = |keys: &[Key]| Changes::Keys(1, keys.into(), Default::default());
+        dirty.mark(&changes(&[key("a")]));
+        dirty.mark(&changes(&[key("b"), key("a")]));
         assert_eq!(dirty.take(), BTreeSet::from([key("a"), key("b")]));
         assert!(dirty.is_clean());
         dirty.mark(&Changes::All);
-        dirty.mark(&Changes::Keys(1, [key("a")].into()));
+        dirty.mark(&changes(&[key("a")]));
         assert!(!dirty.is_clean());
         assert!(dirty.take().is_empty());
         assert!(dirty.is_clean());

@@ -8,6 +8,7 @@
 
 mod access;
 mod backup;
+mod blocking;
 mod ca;
 mod config;
 pub mod control;
@@ -25,10 +26,14 @@ mod partition_tests;
 mod raft;
 mod restore;
 mod rotation;
+#[cfg(skep_simulated)]
+mod sabotage;
 mod server;
 mod store_handle;
 
 pub use config::{ManagerConfig, SwarmInit};
 pub use control::{Control, JoinTokens, Move, Moves, RotateFlags, TaskReason, Why};
 pub use manager::Manager;
-pub use raft::DumpSummary;
+pub use raft::{DumpSummary, RaftState};
+#[cfg(skep_simulated)]
+pub use sabotage::Sabotage;

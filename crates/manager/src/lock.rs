@@ -1,5 +1,6 @@
 //! Keeps this manager's keys on disk as locked as the swarm wants its managers to be.
 
+use crate::blocking::blocking;
 use crate::raft::Replicator;
 use crate::store_handle::Changes;
 use skep_cluster::command::Kind;
@@ -69,7 +70,7 @@ pub(crate) async fn run(
             && settled.borrow().version != version
         {
             let (vault, certificates, cluster) = (vault.clone(), certificates.clone(), cluster.clone());
-            let applied = tokio::task::spawn_blocking(move || apply(&vault, &certificates, &cluster)).await;
+            let applied = blocking(move || apply(&vault, &certificates, &cluster)).await;
             let applied = applied.map_err(|e| Error::internal(format!("locking died: {e}")))?;
             failed = applied.is_err();
             match applied {
@@ -87,7 +88,7 @@ pub(crate) async fn run(
             () = async {
                 loop {
                     match changes.recv().await {
-                        Ok(Changes::Keys(_, keys)) if keys.iter().all(|key| key.kind != Kind::Cluster) => {}
+                        Ok(Changes::Keys(_, keys, _)) if keys.iter().all(|key| key.kind != Kind::Cluster) => {}
                         Ok(_) | Err(RecvError::Lagged(_)) => return,
                         Err(RecvError::Closed) => return std::future::pending().await,
                     }

@@ -6,7 +6,7 @@ use crate::edit::edit;
 use crate::raft::{Member, Members, NotAdmitted, Replicator};
 use crate::store_handle::Changes;
 use skep_cluster::Store;
-use skep_cluster::command::{Kind, Object, Write};
+use skep_cluster::command::{Object, Write};
 use skep_cluster::edit::has_quorum;
 use skep_model::Error;
 use skep_model::node::{ManagerStatus, Node, Role};
@@ -47,11 +47,11 @@ pub(crate) async fn run(replicator: Replicator, own: Member, stop: CancellationT
     }
 }
 
-/// Waits until a node was changed or removed.
+/// Waits until a manager, or one that is or was to be one, was changed or removed.
 async fn role_change(changes: &mut broadcast::Receiver<Changes>) {
     loop {
         match changes.recv().await {
-            Ok(Changes::Keys(_, keys)) if !keys.iter().any(|key| key.kind == Kind::Node) => {}
+            Ok(Changes::Keys(_, _, audience)) if !audience.all_sessions => {}
             Ok(_) | Err(RecvError::Lagged(_)) => return,
             Err(RecvError::Closed) => std::future::pending().await,
         }

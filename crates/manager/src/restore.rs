@@ -3,6 +3,7 @@
 //! way back if the new manager is where an old one was.
 
 use crate::backup;
+use crate::blocking::blocking;
 use crate::ca::issue;
 use crate::config::{ManagerConfig, SwarmInit};
 use crate::edit::edit;
@@ -31,7 +32,7 @@ impl Manager {
         if certificates.load()?.is_some() {
             return Err(Error::unavailable("This node is already part of a swarm."));
         }
-        let opened = tokio::task::spawn_blocking(move || backup::read(&backup, &secret)).await;
+        let opened = blocking(move || backup::read(&backup, &secret)).await;
         let store = opened.map_err(|e| Error::internal(format!("reading the backup died: {e}")))??;
         let cluster = store.cluster().cloned().ok_or_else(|| Error::invalid("the backup holds no swarm"))?;
         remove_dir(&config.raft_dir())?;

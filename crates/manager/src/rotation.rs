@@ -89,7 +89,7 @@ pub(crate) async fn run(replicator: Replicator, stop: CancellationToken) -> Resu
 async fn concerns_roots(changes: &mut tokio::sync::broadcast::Receiver<Changes>) {
     loop {
         match changes.recv().await {
-            Ok(Changes::Keys(_, keys)) if keys.iter().all(|key| key.kind != Kind::Cluster) => {}
+            Ok(Changes::Keys(_, keys, _)) if keys.iter().all(|key| key.kind != Kind::Cluster) => {}
             Ok(_) | Err(RecvError::Lagged(_)) => return,
             Err(RecvError::Closed) => return std::future::pending().await,
         }

@@ -1,6 +1,7 @@
 //! The replicated store as the rest of the manager sees it: snapshots that cost a
 //! reference count, a version to wait on and a stream of what changed.
 
+use skep_cluster::audience::{Audience, Before};
 use skep_cluster::command::{Command, Key};
 use skep_cluster::store::{Applied, Rejection, Store};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,8 +13,8 @@ const CHANGES_KEPT_MAX: usize = 256;
 /// What applying an entry changed.
 #[derive(Debug, Clone)]
 pub(crate) enum Changes {
-    /// The Raft index, and what changed at it.
-    Keys(u64, Arc<[Key]>),
+    /// The Raft index, what changed at it, which may be nothing, and whom that concerns.
+    Keys(u64, Arc<[Key]>, Arc<Audience>),
     /// The whole store was replaced.
     All,
 }
@@ -59,17 +60,16 @@ impl StoreHandle {
 
     /// Applies in place when no snapshot is held, else on a copy of what it touches.
     pub(crate) fn apply(&self, index: u64, command: &Command) -> Result<Applied, Rejection> {
-        let result = {
+        let (result, audience) = {
             let mut current = self.inner.current.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::make_mut(&mut current).apply(index, command)
+            let before = Before::of(&current, command);
+            let result = Arc::make_mut(&mut current).apply(index, command);
+            (result, before.audience(&current))
         };
         self.inner.version.send_replace(index);
-        if let Ok(applied) = &result
-            && !applied.changed.is_empty()
-        {
-            // Without listeners there is nobody to tell.
-            let _ = self.inner.changes.send(Changes::Keys(index, applied.changed.as_slice().into()));
-        }
+        let changed = result.as_ref().map(|applied| applied.changed.as_slice()).unwrap_or_default();
+        // Without listeners there is nobody to tell.
+        let _ = self.inner.changes.send(Changes::Keys(index, changed.into(), Arc::new(audience)));
         result
     }
 

@@ -12,7 +12,8 @@ use proptest::test_runner::{Config, TestRunner};
 use skep_identity::CertificateRequest;
 use skep_proto::ca::IssueNodeCertificateRequest;
 use skep_proto::dispatcher::{
-    AssignmentsRequest, HeartbeatRequest, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest,
+    AssignmentsRequest, AwaitNetworkRequest, HeartbeatRequest, ReportNetworkRequest, SessionRequest, TaskStatusUpdate,
+    TunnelPiece, TunnelRequestsRequest, UpdateTaskStatusRequest,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -20,13 +21,29 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 const CASES: usize = 200;
-const METHODS: [&str; 6] = [
+const METHODS: [&str; 10] = [
     "/skep.ca.v1.Ca/GetRootCaCertificate",
     "/skep.ca.v1.NodeCa/IssueNodeCertificate",
     "/skep.dispatcher.v1.Dispatcher/Session",
     "/skep.dispatcher.v1.Dispatcher/Heartbeat",
     "/skep.dispatcher.v1.Dispatcher/UpdateTaskStatus",
     "/skep.dispatcher.v1.Dispatcher/Assignments",
+    "/skep.dispatcher.v1.Dispatcher/TunnelRequests",
+    "/skep.dispatcher.v1.Dispatcher/OpenTunnel",
+    "/skep.dispatcher.v1.Dispatcher/ReportNetwork",
+    "/skep.dispatcher.v1.Dispatcher/AwaitNetwork",
+];
+/// What only managers may call.
+const MANAGERS_METHODS: [&str; 9] = [
+    "/skep.dispatcher.v1.Dispatcher/ReachNode",
+    "/skep.raft.v1.Raft/AppendEntries",
+    "/skep.raft.v1.Raft/Vote",
+    "/skep.raft.v1.Raft/PreVote",
+    "/skep.raft.v1.Raft/TransferLeader",
+    "/skep.raft.v1.Raft/InstallSnapshot",
+    "/skep.raft.v1.Raft/Join",
+    "/skep.raft.v1.Raft/Leave",
+    "/skep.raft.v1.Raft/Propose",
 ];
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -103,7 +120,14 @@ fn messages(session_id: String) -> impl Strategy<Value = (usize, Vec<u8>)> {
             let updates = vec![TaskStatusUpdate { task_id, status }];
             (4, encoded(&UpdateTaskStatusRequest { session_id, updates }))
         }),
-        id.prop_map(|session_id| (5, encoded(&AssignmentsRequest { session_id }))),
+        id.clone().prop_map(|session_id| (5, encoded(&AssignmentsRequest { session_id }))),
+        text().prop_map(|session_id| (6, encoded(&TunnelRequestsRequest { session_id }))),
+        (text(), bytes(), any::<bool>())
+            .prop_map(|(target, data, end)| (7, encoded(&TunnelPiece { target, data, end }))),
+        (id.clone(), any::<u64>())
+            .prop_map(|(session_id, generation)| (8, encoded(&ReportNetworkRequest { session_id, generation }))),
+        (text(), any::<u64>())
+            .prop_map(|(session_id, generation)| (9, encoded(&AwaitNetworkRequest { session_id, generation }))),
     ]
 }
 
@@ -126,7 +150,7 @@ async fn a_worker_may_send_what_it_likes() {
     control.create_service(service("web", 1)).await.unwrap();
     honest.until(|tasks| tasks.len() == 1).await;
     let worker = join(&address, &token).await.unwrap();
-    let hostile = Agent::start(&worker, &address, "hostile").await;
+    let mut hostile = Agent::start(&worker, &address, "hostile").await;
     let channel = worker.connect(&address).await.unwrap();
     let nodes = control.nodes().len();
 
@@ -139,6 +163,17 @@ async fn a_worker_may_send_what_it_likes() {
         // A body that is no protobuf is tonic's own "internal".
         let is_decoding = code == Code::Internal;
         assert!(!broken || is_decoding, "case {case}: {} answered {code:?} to {body:?}", METHODS[method]);
+    }
+
+    // What is another node's: its assignments with all they hold, and its tasks.
+    let session_id = honest.session_id.clone();
+    let stolen = hostile.client.assignments(AssignmentsRequest { session_id }).await;
+    assert_eq!(stolen.err().map(|status| status.code()), Some(Code::NotFound));
+
+    for case in 0..CASES {
+        let method = MANAGERS_METHODS[case % MANAGERS_METHODS.len()];
+        let (_, body) = strategy.new_tree(&mut runner).unwrap().current();
+        assert_eq!(send(&channel, method, body).await, Code::PermissionDenied, "{method}");
     }
 
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);

@@ -32,6 +32,7 @@ struct Target {
     used_csr: String,
     stranger: Identity,
     expired: Identity,
+    removed: Identity,
 }
 
 impl Target {
@@ -55,7 +56,9 @@ impl Target {
                 .unwrap()
         };
         let (stranger, expired) = (certify(now), certify(long_ago));
-        Self { address, worker_token, used_csr, stranger, expired }
+        let removed = join(&address, &worker_token).await.unwrap();
+        manager.control().remove_node(removed.node_id().as_str(), true).await.unwrap();
+        Self { address, worker_token, used_csr, stranger, expired, removed }
     }
 
     /// One of each kind of attack; every one must be refused.
@@ -67,8 +70,8 @@ impl Target {
         assert!(ends(&mut stream).await);
         drop(TcpStream::connect(&self.address).await.unwrap());
 
-        // Somebody else's certificate, and one that is over.
-        for outsider in [&self.stranger, &self.expired] {
+        // Somebody else's certificate, one that is over, and one of a node that was removed.
+        for outsider in [&self.stranger, &self.expired, &self.removed] {
             let refused = match outsider.connect(&self.address).await {
                 // The client's half of the handshake may be over before the refusal comes.
                 Ok(channel) => ask(channel, &self.used_csr, "").await.is_err(),

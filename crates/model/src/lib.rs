@@ -10,6 +10,7 @@ pub mod container;
 pub mod error;
 pub mod id;
 pub mod image;
+pub mod net_trace;
 pub mod netstate;
 pub mod network;
 pub mod node;

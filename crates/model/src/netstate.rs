@@ -205,6 +205,22 @@ pub struct NetdStatus {
     pub repairs: u64,
     /// Objects that could not be made so, with the reason.
     pub failing: Vec<String>,
+    pub counters: NetdCounters,
+}
+
+/// What containers asked, and what they were kept from doing to others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetdCounters {
+    /// Since netd started.
+    pub dns_queries: u64,
+    /// That were no query.
+    pub dns_malformed: u64,
+    /// Beyond a container's share.
+    pub dns_dropped: u64,
+    /// Frames whose sender posed as another, of each overlay that has some, since its namespace
+    /// was made.
+    pub forged_frames: BTreeMap<NetworkId, u64>,
 }
 
 /// All legs of one container, attached together or not at all.

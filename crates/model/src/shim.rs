@@ -148,6 +148,42 @@ pub struct ShimLog {
     /// Rotate when larger; 0 never.
     pub max_size_bytes: u64,
     pub max_files: u32,
+    /// A log service of the machine that gets each line too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<LogForward>,
+}
+
+/// A log service, and what is said of a container with each of its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogForward {
+    Syslog {
+        to: LogAddress,
+        format: SyslogFormat,
+        /// 0 (kern) to 23 (local7).
+        facility: u8,
+        /// Name of this machine.
+        hostname: String,
+        tag: String,
+    },
+    /// Journald's own protocol; the fields go with each line.
+    Journal { socket: PathBuf, fields: BTreeMap<String, String> },
+}
+
+/// Where datagrams go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogAddress {
+    Unix(PathBuf),
+    /// In the host's network, also for a container with one of its own.
+    Udp(std::net::SocketAddr),
+}
+
+/// How a line of syslog begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyslogFormat {
+    /// What `/dev/log` expects: RFC 3164 without a host name.
+    Local,
+    Rfc3164,
+    Rfc5424,
 }
 
 /// The process runs.

@@ -2,6 +2,7 @@
 
 use hyper_util::rt::TokioIo;
 use skep_model::id::{ContainerId, EndpointId, NetworkId};
+use skep_model::net_trace::ServiceTrace;
 use skep_model::netstate::{AttachRequest, ClusterNetState, DesiredNetwork, LocalNetState, NetdStatus};
 use skep_model::{Error, ErrorKind, Result};
 use skep_proto::codec;
@@ -116,6 +117,17 @@ impl NetdClient {
     pub async fn verify(&self) -> Result<Vec<String>> {
         let answer = self.call(|mut rpc| async move { rpc.verify(Empty {}).await }).await?;
         Ok(answer.into_inner().lines)
+    }
+
+    /// The path of a service's packets on this node; the service by its id or name.
+    pub async fn trace(&self, service: &str) -> Result<ServiceTrace> {
+        let answer = self
+            .call(|mut rpc| {
+                let id = ObjectId { id: service.to_owned() };
+                async move { rpc.trace(id).await }
+            })
+            .await?;
+        codec::decode(&answer.into_inner().body).map_err(|error| Error::internal(error.to_string()))
     }
 
     /// Every call may be repeated: netd's operations are idempotent, so a call whose

@@ -2,6 +2,7 @@
 
 use skep_model::error::Result;
 use skep_model::id::{ContainerId, EndpointId, NetworkId};
+use skep_model::net_trace::ServiceTrace;
 use skep_model::netstate::{AttachRequest, ClusterNetState, DesiredNetwork, LocalNetState, NetdStatus};
 use tokio::sync::oneshot;
 
@@ -19,6 +20,8 @@ pub enum Command {
     ClearCluster(Reply<()>),
     Status(Reply<NetdStatus>),
     Verify(Reply<Vec<String>>),
+    /// By a service's id or name.
+    Trace(String, Reply<ServiceTrace>),
 }
 
 /// Everything that makes the worker move, besides time.

@@ -3,7 +3,7 @@
 
 use crate::balance::ipvs::mesh::is_mesh;
 use crate::balance::ipvs::table as ipvs;
-use crate::nft::table::{self, Change};
+use crate::nft::table::{self, Change, TableFamily};
 use crate::plan::{
     DefaultRoute, Forwarding, Link, LinkKind, PlaceId, PolicyRule, Seen, SeenLink, SeenPlace, TableRoute, Tunnel,
     Wanted, WantedPlace,
@@ -31,7 +31,7 @@ pub enum Op {
     RemovePolicyRule { place: PlaceId, rule: PolicyRule },
     SetTableRoute { place: PlaceId, route: TableRoute },
     RemoveTableRoute { place: PlaceId, route: TableRoute },
-    Rules { place: PlaceId, changes: Vec<Change> },
+    Rules { place: PlaceId, family: TableFamily, changes: Vec<Change> },
     Balance { place: PlaceId, changes: Vec<ipvs::Change> },
 }
 
@@ -85,7 +85,10 @@ impl fmt::Display for Op {
             Self::RemoveTableRoute { place, route } => {
                 write!(f, "{place}: route by {} of table {} is not wanted", route.gateway, route.table)
             }
-            Self::Rules { place, changes } => write!(f, "{place}: packet rules differ in {} points", changes.len()),
+            Self::Rules { place, family, changes } => {
+                let what = if *family == TableFamily::Inet { "packet rules" } else { "rules for frames" };
+                write!(f, "{place}: {what} differ in {} points", changes.len())
+            }
             Self::Balance { place, changes } => {
                 let first = changes.first().map(ToString::to_string).unwrap_or_default();
                 write!(f, "{place}: balancing differs in {} points: {first}", changes.len())
@@ -146,7 +149,8 @@ fn removals(wanted: &Wanted, seen: &Seen, ops: &mut Vec<Op>) {
                 ops.extend(extra.map(|(name, _)| Op::DeleteLink { place: place.clone(), name: name.clone() }));
                 stale_routing(place, want, have, ops);
                 if !wanted.places.contains_key(place) && have.table.is_some() {
-                    ops.push(Op::Rules { place: place.clone(), changes: vec![Change::DeleteTable] });
+                    let (family, changes) = (TableFamily::Inet, vec![Change::DeleteTable]);
+                    ops.push(Op::Rules { place: place.clone(), family, changes });
                 }
                 if !wanted.places.contains_key(place) {
                     balance(place, want, have, ops, |_| true);
@@ -207,6 +211,11 @@ fn broken_links(want: &WantedPlace, have: &SeenPlace, seen: &Seen) -> Vec<String
 
 fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen: &Seen, ops: &mut Vec<Op>) {
     let broken = broken_links(want, have, seen);
+    // A new port may send at once.
+    let changes = table::difference(want.guard.as_ref(), have.guard.as_ref());
+    if !changes.is_empty() {
+        ops.push(Op::Rules { place: place.clone(), family: TableFamily::Bridge, changes });
+    }
     links(place, want, have, seen, &broken, ops);
     addresses(place, want, have, &broken, ops);
     let is_new = have.links.is_empty();
@@ -237,7 +246,7 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
     balance(place, want, have, ops, |change| !matches!(change, ipvs::Change::DeleteService(_)));
     let changes = table::difference(want.table.as_ref(), have.table.as_ref());
     if !changes.is_empty() {
-        ops.push(Op::Rules { place: place.clone(), changes });
+        ops.push(Op::Rules { place: place.clone(), family: TableFamily::Inet, changes });
     }
     balance(place, want, have, ops, |change| matches!(change, ipvs::Change::DeleteService(_)));
 }

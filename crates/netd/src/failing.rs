@@ -1,5 +1,6 @@
 //! What netd could not do, for `status` and for the retry.
 
+use crate::ports::HostPort;
 use std::collections::BTreeMap;
 
 /// What could not be made, by where it came from.
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Failing {
     /// The difference that is still there, and the reason.
     pub(crate) ops: BTreeMap<String, String>,
-    pub(crate) ports: Vec<String>,
+    pub(crate) ports: BTreeMap<HostPort, String>,
     pub(crate) resolvers: Vec<String>,
     pub(crate) impossible: Vec<String>,
     pub(crate) unreadable: Vec<String>,
@@ -17,7 +18,7 @@ impl Failing {
     /// For `status`.
     pub(crate) fn lines(&self) -> Vec<String> {
         let ops = self.ops.iter().map(|(op, reason)| format!("{op}: {reason}"));
-        ops.chain(self.ports.iter().cloned())
+        ops.chain(self.ports.values().cloned())
             .chain(self.resolvers.iter().cloned())
             .chain(self.impossible.iter().cloned())
             .chain(self.unreadable.iter().cloned())

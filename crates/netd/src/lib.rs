@@ -22,6 +22,7 @@ pub mod ports;
 pub mod rules;
 pub mod server;
 pub mod sockets;
+pub mod trace;
 pub mod wanted;
 pub mod worker;
 

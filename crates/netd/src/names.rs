@@ -6,11 +6,11 @@
 //! `ingress_sbox` is where published ports are balanced, which is the host's own.
 
 use crate::desired::Desired;
+use crate::kernel::netns;
 use skep_model::netstate::NetworkKind;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// So many characters of a network's id tell it from others.
@@ -25,10 +25,10 @@ pub fn wanted(desired: &Desired, overlays: &Path) -> BTreeMap<String, PathBuf> {
         match network.kind {
             NetworkKind::Overlay { .. } => {
                 names.insert(format!("1-{}", prefix(id, NETWORK_LENGTH)), overlays.join(id));
-                names.insert(format!("lb_{}", prefix(id, BALANCER_LENGTH)), overlays.join(id));
+                names.insert(balancer(id), overlays.join(id));
             }
             NetworkKind::Mesh { .. } => {
-                let own = PathBuf::from(format!("/proc/{}/ns/net", std::process::id()));
+                let own = PathBuf::from(netns::OWN);
                 names.insert(format!("1-{}", prefix(id, NETWORK_LENGTH)), own.clone());
                 names.insert("ingress_sbox".into(), own);
             }
@@ -38,37 +38,45 @@ pub fn wanted(desired: &Desired, overlays: &Path) -> BTreeMap<String, PathBuf> {
     names
 }
 
+/// The name of a network's balancer.
+pub fn balancer(network: &str) -> String {
+    format!("lb_{}", prefix(network, BALANCER_LENGTH))
+}
+
 fn prefix(id: &str, length: usize) -> &str {
     id.get(..length).unwrap_or(id)
 }
 
-/// Makes a directory hold these links and nothing else; it goes with its last name.
+/// Makes a directory hold these namespaces and nothing else; it goes with its last name. Mounts,
+/// not links: a container that is given the directory can enter them, too.
 ///
 /// # Errors
-/// What the file system says.
+/// What the kernel says; the other names are right all the same.
 pub fn converge(directory: &Path, names: &BTreeMap<String, PathBuf>) -> io::Result<()> {
     let present = match fs::read_dir(directory) {
         Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && names.is_empty() => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
+    let exists = !present.is_empty() || directory.exists();
+    let mut failures = Vec::new();
     for entry in present {
-        let target = fs::read_link(entry.path()).ok();
-        let is_right = entry.file_name().to_str().and_then(|name| names.get(name)) == target.as_ref();
-        if !is_right || target.is_none() {
-            fs::remove_file(entry.path())?;
+        let target = entry.file_name().to_str().and_then(|name| names.get(name));
+        if !target.is_some_and(|target| netns::is_same(target, &entry.path())) {
+            failures.extend(netns::Namespace::remove(&entry.path()).err());
         }
     }
-    if names.is_empty() {
-        return fs::remove_dir(directory);
+    if names.is_empty() && exists {
+        failures.extend(fs::remove_dir(directory).err());
+    } else if !names.is_empty() {
+        fs::create_dir_all(directory)?;
     }
-    fs::create_dir_all(directory)?;
     for (name, target) in names {
-        match symlink(target, directory.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+        let path = directory.join(name);
+        // A namespace that is to come has no name yet.
+        if target.exists() && !netns::is_same(target, &path) {
+            failures.extend(netns::bind(target, &path).err());
         }
     }
-    Ok(())
+    failures.into_iter().next().map_or(Ok(()), Err)
 }

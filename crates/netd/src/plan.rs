@@ -191,6 +191,8 @@ pub struct WantedPlace {
     /// Only set where the kernel has them.
     pub optional_sysctls: BTreeMap<String, String>,
     pub table: Option<Table>,
+    /// What the bridge lets through.
+    pub guard: Option<Table>,
     /// What IPVS balances here, if it does.
     pub balanced: Option<Services>,
 }
@@ -240,6 +242,8 @@ pub struct SeenPlace {
     /// Only the keys that were asked for.
     pub sysctls: BTreeMap<String, String>,
     pub table: Option<Table>,
+    /// Of an overlay only.
+    pub guard: Option<Table>,
     /// `None` where the kernel has no IPVS or nobody looked.
     pub balanced: Option<SeenBalancing>,
 }

@@ -58,12 +58,12 @@ impl Ports {
         Ok(())
     }
 
-    /// Makes the held ports those wanted and returns what could not be taken.
-    pub fn converge(&mut self, wanted: &[(HostPort, Holder)]) -> Vec<String> {
+    /// Makes the held ports those wanted and returns what could not be taken, and why.
+    pub fn converge(&mut self, wanted: &[(HostPort, Holder)]) -> BTreeMap<HostPort, String> {
         self.held.retain(|port, (holder, _)| wanted.iter().any(|(other, owner)| other == port && owner == holder));
         wanted
             .iter()
-            .filter_map(|(port, holder)| self.take_one(port, holder).err().map(|error| error.message))
+            .filter_map(|(port, holder)| self.take_one(port, holder).err().map(|error| (port.clone(), error.message)))
             .collect()
     }
 

@@ -159,6 +159,12 @@ impl Netd for Service {
         let lines = self.ask(Command::Verify).await?;
         Ok(Response::new(Differences { lines }))
     }
+
+    async fn trace(&self, request: Request<ObjectId>) -> Result<Response<State>, Status> {
+        let service = request.into_inner().id;
+        let trace = self.ask(|reply| Command::Trace(service, reply)).await?;
+        Ok(Response::new(State { body: codec::encode(&trace) }))
+    }
 }
 
 fn ack((): ()) -> Response<Ack> {

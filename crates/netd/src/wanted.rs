@@ -22,7 +22,8 @@ mod overlay;
 
 const BRIDGE_MTU: u32 = 1500;
 const OVERLAY_MTU: u32 = 1450;
-const OVERLAY_BRIDGE: &str = "br0";
+/// The bridge's name in an overlay's namespace.
+pub const OVERLAY_BRIDGE: &str = "br0";
 const LOOPBACK: &str = "lo";
 
 /// What besides the desired state decides.

@@ -11,13 +11,13 @@ use crate::failing::Failing;
 use crate::kernel::apply::Kernel;
 use crate::kernel::sysctl;
 use crate::names;
-use crate::nft::table::Table;
+use crate::nft::table::{Table, TableFamily};
 use crate::plan::{PlaceId, Seen, Wanted};
 use crate::ports::{self, Ports};
 use crate::wanted::{Circumstances, Underlay, wanted};
 use skep_model::error::{Error, Result};
 use skep_model::id::NetworkId;
-use skep_model::netstate::{ClusterNetState, DesiredNetwork, LocalNetState, NetdStatus, NetworkKind};
+use skep_model::netstate::{ClusterNetState, DesiredNetwork, LocalNetState, NetworkKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -57,6 +57,7 @@ enum Cause {
 }
 
 mod attach;
+mod look;
 
 pub struct Worker {
     state_path: PathBuf,
@@ -72,9 +73,11 @@ pub struct Worker {
     underlay: Option<Underlay>,
     runtime: tokio::runtime::Handle,
     /// What the kernel's tables were left at, to send differences only.
-    tables: BTreeMap<PlaceId, Table>,
+    tables: BTreeMap<(PlaceId, TableFamily), Table>,
     kernel_changed: Arc<AtomicBool>,
     repairs: u64,
+    /// Seen at the last look.
+    forged_frames: BTreeMap<NetworkId, u64>,
     failing: Failing,
     next_check: Option<Instant>,
     check_deadline: Option<Instant>,
@@ -107,6 +110,7 @@ impl Worker {
             tables: BTreeMap::new(),
             kernel_changed,
             repairs: 0,
+            forged_frames: BTreeMap::new(),
             failing: Failing::default(),
             next_check: None,
             check_deadline: None,
@@ -182,6 +186,10 @@ impl Worker {
             }
             Command::Verify(reply) => {
                 drop(reply.send(self.verify()));
+                return false;
+            }
+            Command::Trace(service, reply) => {
+                drop(reply.send(self.trace(&service)));
                 return false;
             }
         }
@@ -265,6 +273,7 @@ impl Worker {
         let new_failures = match self.kernel.observe_all(&wanted) {
             Ok(seen) => {
                 self.failing.unreadable.clone_from(&seen.unreadable);
+                self.note_forged_frames(&seen);
                 self.act(&wanted, &seen, cause)
             }
             Err(error) => {
@@ -308,17 +317,7 @@ impl Worker {
             self.repairs += 1;
             tracing::warn!(repaired = %op, "the kernel's network state was different");
         }
-        let rules_failed = |place: &PlaceId| {
-            failed.iter().any(|(op, _)| matches!(op, Op::Rules { place: other, .. } if other == place))
-        };
-        for place in
-            seen.places.keys().chain(wanted.places.keys()).filter(|place| !matches!(place, PlaceId::Container(_)))
-        {
-            match wanted.places.get(place).and_then(|want| want.table.clone()) {
-                Some(table) if !rules_failed(place) => self.tables.insert(place.clone(), table),
-                _ => self.tables.remove(place),
-            };
-        }
+        self.note_tables(wanted, seen, &failed);
         let before = std::mem::take(&mut self.failing.ops);
         let mut new = Vec::new();
         for (op, error) in failed {
@@ -330,6 +329,29 @@ impl Worker {
             self.failing.ops.insert(text, reason);
         }
         new
+    }
+
+    /// Remembers what the kernel's tables are now.
+    fn note_tables(&mut self, wanted: &Wanted, seen: &Seen, failed: &[(Op, std::io::Error)]) {
+        let has_failed = |place: &PlaceId, which: TableFamily| {
+            failed.iter().any(
+                |(op, _)| matches!(op, Op::Rules { place: other, family, .. } if other == place && *family == which),
+            )
+        };
+        let places = seen.places.keys().chain(wanted.places.keys());
+        for place in places.filter(|place| !matches!(place, PlaceId::Container(_))) {
+            let want = wanted.places.get(place);
+            for family in [TableFamily::Inet, TableFamily::Bridge] {
+                let table = want.and_then(|want| match family {
+                    TableFamily::Inet => want.table.clone(),
+                    TableFamily::Bridge => want.guard.clone(),
+                });
+                match table.filter(|_| !has_failed(place, family)) {
+                    Some(table) => self.tables.insert((place.clone(), family), table),
+                    None => self.tables.remove(&(place.clone(), family)),
+                };
+            }
+        }
     }
 
     fn converge_resolvers(&mut self) {
@@ -371,26 +393,6 @@ impl Worker {
                 tracing::warn!(%place, %error, "cannot forget the flows of removed backends");
             }
         }
-    }
-
-    fn status(&self) -> NetdStatus {
-        NetdStatus {
-            pid: std::process::id(),
-            balancer: self.balancer.name().to_owned(),
-            cluster_generation: self.read(|desired| desired.cluster.generation),
-            repairs: self.repairs,
-            failing: self.failing.lines(),
-        }
-    }
-
-    fn verify(&mut self) -> Result<Vec<String>> {
-        let wanted = self.read(|desired| wanted(desired, &self.circumstances()));
-        let seen = self.kernel.observe_all(&wanted)?;
-        let mut lines: Vec<String> = diff::difference(&wanted, &seen).iter().map(ToString::to_string).collect();
-        lines.extend(wanted.impossible);
-        lines.extend(self.failing.ports.iter().cloned());
-        lines.extend(self.failing.resolvers.iter().cloned());
-        Ok(lines)
     }
 
     fn circumstances(&self) -> Circumstances<'_> {

@@ -8,6 +8,7 @@ mod common;
 use common::swarm::{container, gateway_bridge, legs, overlay, overlay_id, spread};
 use common::{Lab, Namespace, OUTSIDE, ask_udp, attach, wait_for};
 use skep_model::id::{NetworkId, ServiceId, TaskId};
+use skep_model::net_trace::Way;
 use skep_model::netstate::{
     Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind,
     RemoteEndpoint, Subnet,
@@ -286,6 +287,75 @@ async fn a_task_that_poses_as_another_takes_nothing_away() {
 }
 
 #[tokio::test]
+async fn forged_frames_are_dropped_and_counted() {
+    let tasks = [task(10, 1), task(11, 1), task(12, 2)];
+    let mut cluster = Cluster::start(2, &tasks).await;
+    let client = cluster.host(1).client.clone();
+    let forged = async || {
+        client.verify().await.unwrap();
+        let counters = client.status().await.unwrap().counters;
+        counters.forged_frames.get(&overlay_id()).copied().unwrap_or_default()
+    };
+    assert_eq!(forged().await, 0);
+    let hostile = &cluster.tasks[&11];
+    // The addresses of a neighbour, of a remote task and of the service, by its own station.
+    for (number, victim) in [(1, "10.0.1.10"), (2, "10.0.1.12"), (3, VIP)] {
+        hostile.run(&format!(
+            "ip address add {victim}/24 dev eth0; busybox arping -U -c 2 -I eth0 -s {victim} {victim} >/dev/null; \
+             busybox ping -c 1 -W 1 -I {victim} 10.0.1.1 >/dev/null; ip address del {victim}/24 dev eth0; true"
+        ));
+        assert!(forged().await >= number * 2, "{victim}: {}", forged().await);
+    }
+    // The others' caches lead where they did.
+    for (from, target, expect) in [(10, "10.0.1.12", "12 10.0.1.10"), (12, "10.0.1.10", "10 10.0.1.12")] {
+        assert_eq!(cluster.tasks[&from].get(target, 80).unwrap(), expect);
+    }
+    assert_eq!(spread((0..6).map(|_| cluster.tasks[&10].get(VIP, 80).unwrap())), even(&tasks, 2));
+    for damage in ["nft delete table bridge skep", "nft flush chain bridge skep from_tasks"] {
+        cluster.host(1).run_in_overlay(&overlay_id(), damage);
+        cluster.host(1).wait_converged().await;
+    }
+    // A task that goes takes its place with it.
+    cluster.tell(&[tasks[0], tasks[2]]).await;
+    cluster.host(1).client.detach(&container(11)).await.unwrap();
+    cluster.host(1).assert_converged().await;
+    let rules = cluster.host(1).run_in_overlay(&overlay_id(), "nft list table bridge skep");
+    assert!(rules.contains("10.0.1.10") && !rules.contains("10.0.1.11"), "{rules}");
+}
+
+#[tokio::test]
+async fn a_trace_shows_every_hop_and_what_is_missing() {
+    let tasks = [task(10, 1), task(12, 2)];
+    let cluster = Cluster::start(2, &tasks).await;
+    for _ in 0..4 {
+        cluster.tasks[&10].get(VIP, 80).unwrap();
+        cluster.outside().get("10.99.0.1", 8080).unwrap();
+    }
+    let first = cluster.host(1);
+    let trace = first.client.trace("web").await.unwrap();
+    assert_eq!((trace.id.as_str(), trace.networks.len(), trace.ports.len()), ("service1", 1, 3));
+    let network = &trace.networks[0];
+    assert_eq!((network.namespace.as_str(), network.vip), ("lb_overlayne", Some(VIP.parse().unwrap())));
+    assert!(network.problems.is_empty() && network.links["vxlan0"].sent_packets > 0, "{network:?}");
+    let ways: Vec<&Way> = network.backends.iter().map(|backend| &backend.way).collect();
+    assert!(matches!(ways[0], Way::Here { counters, .. } if counters.sent_packets > 0), "{ways:?}");
+    assert_eq!(*ways[1], Way::Tunnel { node: host_address(2) });
+    assert!(network.backends.iter().all(|backend| backend.connections >= 1), "{network:?}");
+    let port = trace.ports.iter().find(|port| port.published_port == 8080).unwrap();
+    assert!(port.backends.iter().all(|backend| backend.connections >= 1), "{port:?}");
+    assert!(matches!(port.backends[0].way, Way::Here { .. }), "{port:?}");
+    assert_eq!(port.backends[1].way, Way::Tunnel { node: host_address(2) });
+    assert_eq!(first.client.trace("service1").await.unwrap().name, "web");
+    assert_eq!(first.client.trace("nosuch").await.unwrap().id.as_str(), "");
+    // The same on a host that is told of a task which nobody told where it is.
+    let mut lost = state(100, 1, 2, &tasks);
+    lost.remotes.clear();
+    first.client.set_cluster(lost).await.unwrap();
+    let trace = first.client.trace("web").await.unwrap();
+    assert_eq!(trace.networks[0].backends[1].way, Way::Nowhere);
+}
+
+#[tokio::test]
 async fn every_node_leads_to_every_task_and_keeps_the_client() {
     // Two tasks on the first node, one on the second, none on the third.
     let tasks = [task(10, 1), task(11, 1), task(12, 2)];
@@ -313,6 +383,47 @@ async fn every_node_leads_to_every_task_and_keeps_the_client() {
     }
     // The hosts' network has the mesh's range and still works.
     assert!(cluster.host(1).host.pings("10.99.0.3") && cluster.host(1).host.pings(OUTSIDE));
+}
+
+/// A client's port is its own for each destination, so it may meet itself on the task's node.
+#[tokio::test]
+async fn one_port_of_a_client_leads_through_several_nodes_at_once() {
+    let cluster = Cluster::start(3, &[task(12, 2)]).await;
+    let entries = ["10.99.0.1", "10.99.0.3"];
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for entry in entries {
+        streams.push(cluster.outside().enter(|| connect_from(40_000, &format!("{entry}:9090"))));
+    }
+    for _ in 0..3 {
+        for stream in &mut streams {
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
+            stream.write_all(b"x").unwrap();
+            let mut answer = [0; 2];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"12");
+        }
+    }
+    let socket = cluster.outside().enter(|| UdpSocket::bind("0.0.0.0:40000").unwrap());
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
+    for entry in entries.into_iter().cycle().take(6) {
+        let target: SocketAddr = format!("{entry}:5353").parse().unwrap();
+        socket.send_to(b"x", target).unwrap();
+        let mut answer = [0; 100];
+        let (length, from) = socket.recv_from(&mut answer).unwrap();
+        assert_eq!((String::from_utf8_lossy(&answer[..length]).into_owned(), from), (format!("12 {OUTSIDE}"), target));
+    }
+}
+
+/// A connection from a chosen port, which others of the same machine may use elsewhere.
+fn connect_from(port: u16, target: &str) -> TcpStream {
+    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
+    use std::os::fd::AsRawFd;
+    let SocketAddr::V4(target) = target.parse().unwrap() else { panic!("{target}") };
+    let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
+    socket::bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port)).unwrap();
+    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(target)).unwrap();
+    TcpStream::from(socket)
 }
 
 #[tokio::test]

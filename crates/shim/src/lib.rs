@@ -17,6 +17,7 @@ mod error;
 mod exec;
 mod files;
 mod filter;
+mod forward;
 mod init;
 mod launch;
 mod log;

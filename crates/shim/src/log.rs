@@ -1,6 +1,7 @@
 //! The json-file log: one object a line, as every reader of Docker's logs expects.
 
 use crate::error::ShimError;
+use crate::forward::Forwarder;
 use skep_model::Timestamp;
 use skep_model::shim::ShimLog;
 use std::fs::{File, OpenOptions};
@@ -44,11 +45,12 @@ pub(crate) struct LogFile {
     size_bytes: u64,
     partial_stdout: Vec<u8>,
     partial_stderr: Vec<u8>,
+    forwarder: Option<Forwarder>,
 }
 
 impl LogFile {
     /// Opens for appending; a restarted container goes on in its old log.
-    pub(crate) fn open(config: &ShimLog) -> Result<Self, ShimError> {
+    pub(crate) fn open(config: &ShimLog, forwarder: Option<Forwarder>) -> Result<Self, ShimError> {
         let file =
             open_for_append(&config.path).map_err(|source| ShimError::File { path: config.path.clone(), source })?;
         let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
@@ -60,6 +62,7 @@ impl LogFile {
             size_bytes,
             partial_stdout: Vec::new(),
             partial_stderr: Vec::new(),
+            forwarder,
         })
     }
 
@@ -75,6 +78,7 @@ impl LogFile {
             bytes = &bytes[taken..];
             if newline.is_some() || partial.len() >= LINE_LENGTH_MAX {
                 encode_entry(&mut out, stream, &partial, at);
+                self.forward(stream, &partial, at);
                 partial.clear();
             }
         }
@@ -90,7 +94,14 @@ impl LogFile {
                 let mut out = Vec::new();
                 encode_entry(&mut out, stream, &partial, at);
                 self.write(&out);
+                self.forward(stream, &partial, at);
             }
+        }
+    }
+
+    fn forward(&self, stream: OutputStream, line: &[u8], at: Timestamp) {
+        if let Some(forwarder) = &self.forwarder {
+            forwarder.send(stream, line, at);
         }
     }
 
@@ -154,7 +165,7 @@ mod tests {
     use super::*;
 
     fn open(dir: &Path, max_size_bytes: u64, max_files: u32) -> LogFile {
-        LogFile::open(&ShimLog { path: dir.join("x.log"), max_size_bytes, max_files }).unwrap()
+        LogFile::open(&ShimLog { path: dir.join("x.log"), max_size_bytes, max_files, forward: None }, None).unwrap()
     }
 
     const AT: Timestamp = Timestamp(1_500_000_000_000_000_000);

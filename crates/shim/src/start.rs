@@ -3,6 +3,7 @@
 use crate::cgroup::Groups;
 use crate::error::{LaunchError, ShimError};
 use crate::files::{now, read_json, write_json};
+use crate::forward::Forwarder;
 use crate::log::LogFile;
 use crate::serve::Server;
 use crate::stdio::ShimEnds;
@@ -34,9 +35,11 @@ pub(crate) fn run(run_dir: &Path) -> Result<(), ShimError> {
     nix::sys::prctl::set_child_subreaper(true).map_err(ShimError::at("become subreaper"))?;
     let config: ShimConfig = read_json(&run_dir.join("shim.json"))?;
     let work = read_work(&config, run_dir)?;
+    // Its socket belongs to the host's network, which is left next.
+    let forwarder = config.log.as_ref().and_then(|log| log.forward.as_ref()).map(Forwarder::open).transpose()?;
     prepare_namespaces(&config, run_dir)?;
     let listener = UnixListener::bind(run_dir.join("shim.sock")).map_err(ShimError::at("listen on shim.sock"))?;
-    let log = config.log.as_ref().map(LogFile::open).transpose()?;
+    let log = config.log.as_ref().map(|log| LogFile::open(log, forwarder)).transpose()?;
     let mut server = Server::new(listener, log, config.terminal, config.stdin_once)?;
     report(&channel, &StartReport::Ready { pid: std::process::id() })?;
     wait_for_go(&mut server, &channel)?;

@@ -3,16 +3,19 @@
 use crate::terminal::Terminal;
 use anyhow::{Context, Result, bail, ensure};
 use skep_lab::client::{environment, success};
-use skep_lab::{Cli, Client, wait};
+use skep_lab::{Cli, Client, SWITCH_SUFFIX, sweep, wait};
 use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 use tempfile::TempDir;
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
+/// What killed runs left is removed before the first machine is made.
+static ABANDONED: Once = Once::new();
 
 /// Address of the host on its uplink.
 pub const HOST_ADDRESS: &str = "10.99.0.1";
@@ -22,6 +25,8 @@ pub const OUTSIDE_ADDRESS: &str = "10.99.0.254";
 /// A machine under test. Everything it made goes when it is dropped. Verbs of the client
 /// are its methods too, by way of [`Cli`].
 pub struct Host {
+    /// By which all of it is found again.
+    name: String,
     namespace: String,
     outside: String,
     data: TempDir,
@@ -49,24 +54,27 @@ impl Host {
     /// When the kernel or the daemon refuses.
     pub fn start(client: &Client) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("skt{}-{number}", std::process::id());
+        let name = format!("skl{}-t{number}", std::process::id());
         let target = match std::env::var_os("SKEP_TEST_SCRATCH") {
             // In a virtual machine our own folder is on overlayfs, which cannot hold containers.
             Some(scratch) => PathBuf::from(scratch),
             None => environment("SKEP_TEST_SKEP").parent().map(Path::to_path_buf).context("skep has a folder")?,
         };
+        ABANDONED.call_once(sweep::abandoned);
+        let exec_root = sweep::run_root(&name);
         let mut host = Self {
-            namespace: name.clone(),
-            outside: format!("{name}o"),
+            namespace: format!("{name}h1"),
+            outside: format!("{name}{SWITCH_SUFFIX}"),
             data: tempfile::Builder::new().prefix("skep-test-").tempdir_in(target)?,
-            exec_root: PathBuf::from(format!("/run/{name}")),
-            cli: Cli::new(client.clone(), format!("/run/{name}/skep.sock")),
+            cli: Cli::new(client.clone(), exec_root.join("skep.sock").to_string_lossy().into_owned()),
+            exec_root,
             cgroup_parent: format!("/{name}"),
+            name,
             disk_size: String::new(),
             daemon: None,
         };
+        sweep::enter(&host.name, host.data.path(), true)?;
         host.make_network()?;
-        fs::create_dir_all(&host.exec_root)?;
         host.start_daemon()?;
         Ok(host)
     }
@@ -278,52 +286,34 @@ impl Host {
     /// # Errors
     /// When /proc cannot be read.
     pub fn role_pids(&self, role: &str) -> Result<Vec<u32>> {
-        let exec_root = self.exec_root.to_string_lossy().into_owned();
         let mut pids = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
             let Some(pid) = name.to_str().and_then(|text| text.parse::<u32>().ok()) else { continue };
             let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
             let words: Vec<String> = line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
-            if words.get(1).is_some_and(|w| w == role) && words.iter().any(|w| w.contains(&exec_root)) {
+            if words.get(1).is_some_and(|w| w == role)
+                && words.iter().any(|w| Path::new(w).starts_with(&self.exec_root))
+            {
                 pids.push(pid);
             }
         }
         Ok(pids)
     }
 
-    fn clean(&mut self) {
-        if self.daemon.is_some() {
-            let _ = self.ok(&["swarm", "leave", "--force"]);
-            if let Ok(containers) = self.ok(&["ps", "-aq"]) {
-                let mut args = vec!["rm", "-f", "-v"];
-                args.extend(containers.split_whitespace());
-                if args.len() > 3 {
-                    let _ = self.ok(&args);
-                }
-            }
-            let _ = self.stop_daemon();
-        }
+    fn clean(&mut self) -> Result<()> {
         if let Some(mut child) = self.daemon.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+            child.kill()?;
+            child.wait()?;
         }
+        // Each is alone in its container's network.
         for role in ["netd", "shim"] {
-            for pid in self.role_pids(role).unwrap_or_default() {
+            for pid in self.role_pids(role)? {
+                // One that has ended meanwhile is as good.
                 let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
             }
         }
-        for namespace in [&self.namespace, &self.outside] {
-            let pids = Command::new("ip").args(["netns", "pids", namespace]).output();
-            for pid in
-                pids.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default().split_whitespace()
-            {
-                let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
-            }
-            let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
-        }
-        let _ = fs::remove_dir_all(&self.exec_root);
-        skep_lab::remove_cgroups(&self.cgroup_parent);
+        sweep::remove(&self.name)
     }
 }
 
@@ -335,7 +325,12 @@ impl Drop for Host {
                 eprintln!("{}", self.log());
             }
         }
-        self.clean();
+        let outcome = self.clean();
+        if let Err(error) = outcome
+            && !std::thread::panicking()
+        {
+            panic!("the host {} leaves a trace: {error:#}", self.name);
+        }
     }
 }
 

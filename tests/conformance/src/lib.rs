@@ -5,9 +5,13 @@
 //! Assertions are made on what clients print and on what the kernel holds, never on
 //! our own logs. Dropping a [`Host`] removes whatever it made.
 
+mod ending;
 pub mod host;
 pub mod leftovers;
+mod second_try;
 pub mod terminal;
 
+pub use ending::Ending;
 pub use host::Host;
+pub use second_try::with_second_try;
 pub use skep_lab::{Cli, Client, Lab, Node, Options, client, wait};

@@ -120,7 +120,7 @@ pub fn below(group: &str) -> Vec<PathBuf> {
 }
 
 /// Removes the group and all below it where nothing lives in them any more.
-pub fn remove(group: &str) {
+pub(crate) fn remove(group: &str) {
     for folder in every_folder(group) {
         // One that is still in use stays, and is found by whoever looks for leftovers.
         let _ = fs::remove_dir(folder);

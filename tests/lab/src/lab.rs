@@ -5,7 +5,7 @@ use crate::client::{Client, environment};
 use crate::disk::{Disk, MachineDisk, run};
 use crate::network::Switch;
 use crate::node::{Node, Site, curl_outside};
-use crate::{inside, sweep};
+use crate::{inside, sweep, wait};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -121,6 +121,8 @@ impl Lab {
             Self { name: options.name.clone(), nodes: Vec::new(), switch: Switch::new(&options.name), kept: false };
         let lab_home = options.home.join(&options.name);
         fs::create_dir_all(&lab_home).with_context(|| lab_home.display().to_string())?;
+        fs::create_dir_all(&run_root)?;
+        mount_memory(&run_root)?;
         sweep::enter(&options.name, &lab_home, options.ends_with_process)?;
         let site = Site {
             lab: options.name.clone(),
@@ -185,7 +187,13 @@ impl Lab {
         let remote = format!("{}:2377", first.address());
         for node in &self.nodes[1..] {
             let token = if node.number() <= managers { &manager } else { &worker };
-            node.ok(&["swarm", "join", "--token", token, &remote])?;
+            // On a busy machine a fresh cable may carry nothing for a while.
+            wait::until("a way to the first manager", || {
+                match node.ok(&["swarm", "join", "--token", token, &remote]) {
+                    Err(error) if format!("{error:#}").contains("cannot connect to") => Err(error),
+                    joined => Ok(joined),
+                }
+            })??;
         }
         Ok(())
     }
@@ -265,7 +273,7 @@ impl Lab {
         self.nodes.iter().map(Node::log).collect::<Vec<_>>().join("\n")
     }
 
-    /// Leaves the lab running when this process ends; [`crate::remove_lab`] removes it.
+    /// Leaves the lab running when this process ends; [`crate::sweep::remove`] removes it.
     pub fn keep(mut self) {
         self.kept = true;
         self.nodes.iter().for_each(Node::release);

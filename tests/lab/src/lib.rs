@@ -17,14 +17,13 @@ mod inside;
 mod lab;
 mod network;
 mod node;
-mod sweep;
+pub mod sweep;
 pub mod wait;
 
-pub use cgroups::{below, remove as remove_cgroups};
+pub use cgroups::below;
 pub use cli::Cli;
 pub use client::Client;
 pub use disk::Disk;
 pub use lab::{Lab, Options};
 pub use network::{OUTSIDE_ADDRESS, SWITCH_SUFFIX, address};
 pub use node::Node;
-pub use sweep::remove as remove_lab;

@@ -404,6 +404,18 @@ impl Node {
         inside::spawn(self.first_pid()?, command)
     }
 
+    /// Runs `work` on a thread whose sockets are the machine's.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub fn thread_in_network<T, F>(&self, work: F) -> Result<std::thread::JoinHandle<Result<T>>>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T> + Send + 'static,
+    {
+        inside::thread_in_network(&self.namespace(), work)
+    }
+
     /// Output of a program on the machine.
     ///
     /// # Errors

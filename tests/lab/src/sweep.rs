@@ -1,7 +1,7 @@
-//! Removing every trace of a lab, by its name alone: also of one whose process was killed.
+//! Removing every trace of a lab, or of a machine that stands alone, by its name: also of one
+//! whose process was killed.
 
 use crate::cgroups;
-use crate::lab::mount_memory;
 use crate::node::signal;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -16,17 +16,19 @@ const PREFIX: &str = "skl";
 const HOME_FILE: &str = "home";
 const OWNER_FILE: &str = "owner";
 
-/// What a lab keeps in memory: sockets and run directories.
-pub(crate) fn run_root(name: &str) -> PathBuf {
+/// Where a lab has its sockets and run directories.
+pub fn run_root(name: &str) -> PathBuf {
     Path::new(RUN).join(name)
 }
 
-/// Enters a new lab: from here on [`remove`] finds all of it.
-pub(crate) fn enter(name: &str, home: &Path, ends_with_process: bool) -> Result<()> {
+/// Enters a new lab: from here on [`remove`] finds all of it, the folder `home` included.
+///
+/// # Errors
+/// The name is none of ours, or the folder for its sockets cannot be written.
+pub fn enter(name: &str, home: &Path, ends_with_process: bool) -> Result<()> {
     ensure!(name.starts_with(PREFIX) && !name.contains(['/', ' ']), "a lab's name begins with {PREFIX}: {name}");
     let root = run_root(name);
     fs::create_dir_all(&root)?;
-    mount_memory(&root)?;
     fs::write(root.join(HOME_FILE), home.to_string_lossy().as_bytes())?;
     if ends_with_process {
         let pid = std::process::id();
@@ -36,7 +38,7 @@ pub(crate) fn enter(name: &str, home: &Path, ends_with_process: bool) -> Result<
 }
 
 /// Removes labs whose processes are gone without having done so.
-pub(crate) fn abandoned() {
+pub fn abandoned() {
     let Ok(entries) = fs::read_dir(RUN) else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
         if !name.starts_with(PREFIX) {
@@ -94,8 +96,10 @@ pub fn remove(name: &str) -> Result<()> {
         fs::remove_dir_all(&home).with_context(|| home.display().to_string())?;
     }
     if root.exists() {
-        quiet("umount", &["--lazy", &root.to_string_lossy()])?;
-        fs::remove_dir(&root).with_context(|| root.display().to_string())?;
+        if is_mounted(&root)? {
+            quiet("umount", &["--lazy", &root.to_string_lossy()])?;
+        }
+        fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
     }
     Ok(())
 }
@@ -111,6 +115,11 @@ fn namespaces(name: &str) -> Vec<String> {
 fn is_part(rest: &str) -> bool {
     let number = rest.strip_prefix('h').unwrap_or_default();
     rest == crate::network::SWITCH_SUFFIX || (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn is_mounted(folder: &Path) -> Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|place| Path::new(place) == folder)))
 }
 
 fn processes_in(namespace: &str) -> Vec<u32> {

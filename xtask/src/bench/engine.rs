@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Something that serves the Docker API.
-pub(crate) trait Engine {
+pub(crate) trait Engine: Sync {
     fn label(&self) -> &'static str;
     /// Starts it (it may fork helpers) with its state below `state` and its socket at `socket`.
     fn command(&self, state: &Path, run_folder: &Path, socket: &str) -> Result<Command>;
@@ -19,6 +19,8 @@ pub(crate) trait Engine {
 
 pub(crate) struct Skep {
     pub(crate) program: PathBuf,
+    /// The only core that it may use.
+    pub(crate) core: Option<usize>,
 }
 
 impl Engine for Skep {
@@ -27,7 +29,14 @@ impl Engine for Skep {
     }
 
     fn command(&self, state: &Path, run_folder: &Path, socket: &str) -> Result<Command> {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.core {
+            Some(core) => {
+                let mut pinned = Command::new("taskset");
+                pinned.args(["-c", &core.to_string()]).arg(&self.program);
+                pinned
+            }
+            None => Command::new(&self.program),
+        };
         command.arg("daemon").arg("--data-root").arg(state).arg("--exec-root").arg(run_folder);
         command.args(["--host", &format!("unix://{socket}"), "--cgroup-parent", "/skep-bench", "--log-level", "warn"]);
         command.arg("--pidfile").arg(run_folder.join("pid"));

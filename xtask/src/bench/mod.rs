@@ -1,110 +1,168 @@
-//! `cargo xtask bench`: the same scenarios, by the same stock command line, against
-//! skep and against Debian's Docker, in one run on one machine.
+//! `cargo xtask bench`: the same scenarios, by the same clients, against skep and against
+//! Debian's Docker, in one run on one machine; and what only skep can be asked.
 
+mod agents;
+mod api;
+mod cluster;
 mod engine;
+mod images;
+mod machines;
+mod plan;
 mod scenario;
+mod table;
 
 use crate::sh::{cmd, root, run as run_command, say, target};
-use crate::{images, setup};
-use anyhow::Result;
+use crate::{images as test_images, setup};
+use anyhow::{Context, Result};
 use engine::{Docker, Engine, Skep};
-use scenario::{Measured, SCENARIOS};
-use std::fmt::Write as _;
+use scenario::Scenario;
 use std::fs;
+use std::path::{Path, PathBuf};
+use table::{Column, Line};
 
-/// Runs the named scenarios (all when none is named) and prints a table.
-pub(crate) fn run(names: &[String], write: bool) -> Result<()> {
-    setup::packages()?;
-    let cli = setup::docker_cli()?;
-    let inputs = scenario::Inputs { busybox_tar: images::busybox_tar()?, whoami_context: images::whoami_context()? };
-    say("building skep (release)");
-    run_command(&mut cmd("cargo", ["build", "--release", "--locked", "--package", "skep-daemon"]))?;
+/// What is measured together and stands in one table.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Group {
+    /// Containers and services on one node
+    Engine,
+    /// Builds, images, many containers
+    Images,
+    /// Managers that agree
+    Cluster,
+    /// The planner alone
+    Plan,
+    /// A leader with thousands of agents
+    Agents,
+}
 
-    let mut columns = Vec::new();
-    let skep = Skep { program: target().join("release/skep") };
-    columns.push(measure(&skep, &cli, &inputs, names)?);
-    match Docker::unpack() {
-        Ok(docker) => columns.push(measure(&docker, &cli, &inputs, names)?),
-        Err(reason) => say(&format!("Docker is left out: {reason:#}")),
+impl Group {
+    const ALL: [Self; 5] = [Self::Engine, Self::Images, Self::Cluster, Self::Plan, Self::Agents];
+
+    /// Name of its table in the document.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Images => "images",
+            Self::Cluster => "cluster",
+            Self::Plan => "plan",
+            Self::Agents => "agents",
+        }
     }
-    let table = table(&columns);
-    println!("{table}");
-    if write {
-        let path = root().join("docs/benchmarks.md");
-        let text = fs::read_to_string(&path)?;
-        fs::write(&path, replace_table(&text, &table))?;
-        say("docs/benchmarks.md is up to date");
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Scenarios of the groups engine and images to run; all when none is named
+    scenarios: Vec<String>,
+    /// Groups to run; all when none is named
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Group>,
+    /// Use what is built already, in release, instead of building
+    #[arg(long)]
+    no_build: bool,
+    /// Leave Docker out
+    #[arg(long)]
+    no_docker: bool,
+    /// Write the tables into docs/benchmarks.md
+    #[arg(long)]
+    write: bool,
+}
+
+/// Runs the wanted groups and prints a table of each.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::packages()?;
+    let groups: Vec<Group> = match options.only.as_slice() {
+        [] if options.scenarios.is_empty() => Group::ALL.to_vec(),
+        [] => vec![Group::Engine, Group::Images],
+        only => only.to_vec(),
+    };
+    let run = Run::prepare(options, &groups)?;
+    for group in groups {
+        let table = run.group(group)?;
+        println!("{table}");
+        if options.write {
+            let path = root().join("docs/benchmarks.md");
+            let text = fs::read_to_string(&path)?;
+            fs::write(&path, table::replace(&text, group.mark(), &table))?;
+            say(&format!("docs/benchmarks.md: the table {} is up to date", group.mark()));
+        }
     }
     Ok(())
 }
 
-struct Column {
-    label: &'static str,
-    values: Vec<(&'static scenario::Scenario, Measured)>,
+/// What all groups need.
+struct Run<'a> {
+    options: &'a Options,
+    cli: PathBuf,
+    skep: Skep,
+    /// Where it can run.
+    docker: Option<Docker>,
 }
 
-fn measure(engine: &dyn Engine, cli: &std::path::Path, inputs: &scenario::Inputs, names: &[String]) -> Result<Column> {
+impl<'a> Run<'a> {
+    fn prepare(options: &'a Options, groups: &[Group]) -> Result<Self> {
+        let cli = setup::docker_cli()?;
+        let beside_docker = groups.iter().any(|group| !matches!(group, Group::Plan | Group::Agents));
+        let docker = if options.no_docker || !beside_docker {
+            None
+        } else {
+            Docker::unpack().map_err(|reason| say(&format!("Docker is left out: {reason:#}"))).ok()
+        };
+        if !options.no_build && groups.iter().any(|group| *group != Group::Plan) {
+            say("building skep (release)");
+            run_command(&mut cmd("cargo", ["build", "--release", "--locked", "--package", "skep-daemon"]))?;
+        }
+        let skep = Skep { program: target().join("release/skep"), core: None };
+        Ok(Self { options, cli, skep, docker })
+    }
+
+    fn engines(&self) -> impl Iterator<Item = &dyn Engine> {
+        let skep: &dyn Engine = &self.skep;
+        std::iter::once(skep).chain(self.docker.iter().map(|docker| docker as &dyn Engine))
+    }
+
+    fn group(&self, group: Group) -> Result<String> {
+        match group {
+            Group::Engine => self.scenarios(scenario::SCENARIOS),
+            Group::Images => self.scenarios(images::SCENARIOS),
+            Group::Cluster => {
+                let columns: Vec<Column> =
+                    self.engines().map(|engine| cluster::measure(engine, &self.cli)).collect::<Result<_>>()?;
+                Ok(table::comparison(&cluster::LINES, &columns))
+            }
+            Group::Plan => plan::measure(!self.options.no_build),
+            Group::Agents => agents::measure(&self.skep.program, &self.cli, !self.options.no_build),
+        }
+    }
+
+    fn scenarios(&self, scenarios: &[Scenario]) -> Result<String> {
+        let names = &self.options.scenarios;
+        let wanted = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| name == scenario.line.name);
+        let scenarios: Vec<&Scenario> = scenarios.iter().filter(wanted).collect();
+        let inputs = scenario::Inputs {
+            busybox_tar: test_images::busybox_tar().context("the image busybox")?,
+            whoami_context: test_images::whoami_context().context("the image whoami")?,
+        };
+        let columns: Vec<Column> =
+            self.engines().map(|engine| measure(engine, &self.cli, &inputs, &scenarios)).collect::<Result<_>>()?;
+        let lines: Vec<Line> = scenarios.iter().map(|scenario| scenario.line).collect();
+        Ok(table::comparison(&lines, &columns))
+    }
+}
+
+fn measure(engine: &dyn Engine, cli: &Path, inputs: &scenario::Inputs, scenarios: &[&Scenario]) -> Result<Column> {
     let mut values = Vec::new();
     let mut bed = scenario::Bed::new(engine, cli, inputs)?;
-    for scenario in SCENARIOS.iter().filter(|s| names.is_empty() || names.iter().any(|name| name == s.name)) {
-        say(&format!("{}: {}", engine.label(), scenario.title));
+    for scenario in scenarios {
+        say(&format!("{}: {}", engine.label(), scenario.line.title));
         match (scenario.run)(&mut bed) {
             Ok(value) => {
                 println!("    {}", value.show());
-                values.push((scenario, value));
+                values.push((scenario.line.name, value));
             }
             Err(reason) => println!("    failed: {reason:#}"),
         }
         bed.clean()?;
     }
     Ok(Column { label: engine.label(), values })
-}
-
-fn table(columns: &[Column]) -> String {
-    let mut text = String::from("| scenario |");
-    for column in columns {
-        let _ = write!(text, " {} |", column.label);
-    }
-    text.push_str(" ratio | must | aim |\n|---|");
-    text.push_str(&"---|".repeat(columns.len() + 3));
-    text.push('\n');
-    let find =
-        |column: &Column, name: &str| column.values.iter().find(|(s, _)| s.name == name).map(|(_, value)| *value);
-    for scenario in SCENARIOS {
-        let cells: Vec<Option<Measured>> = columns.iter().map(|column| find(column, scenario.name)).collect();
-        if cells.iter().all(Option::is_none) {
-            continue;
-        }
-        let _ = write!(text, "| {} |", scenario.title);
-        for cell in &cells {
-            let _ = write!(text, " {} |", cell.map_or_else(|| "-".to_owned(), |value| value.show()));
-        }
-        let ratio = match cells.as_slice() {
-            [Some(ours), Some(theirs)] if theirs.value > 0.0 => format!("{:.2}", ours.value / theirs.value),
-            _ => "-".into(),
-        };
-        let _ = writeln!(text, " {ratio} | {} | {} |", scenario.must, scenario.aim);
-    }
-    text
-}
-
-const BEGIN: &str = "<!-- table: begin -->";
-const END: &str = "<!-- table: end -->";
-
-fn replace_table(text: &str, table: &str) -> String {
-    let (Some((head, _)), Some((_, tail))) = (text.split_once(BEGIN), text.split_once(END)) else {
-        return format!("{text}\n{BEGIN}\n{table}{END}\n");
-    };
-    format!("{head}{BEGIN}\n{table}{END}{tail}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_table_is_replaced() {
-        let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        assert_eq!(replace_table(&text, "new\n"), format!("before\n{BEGIN}\nnew\n{END}\nafter\n"));
-    }
 }

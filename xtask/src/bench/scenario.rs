@@ -1,6 +1,7 @@
 //! What is measured, and the bed it is measured in.
 
 use super::engine::Engine;
+use super::table::{Line, Measured};
 use crate::sh::{cmd, output, run, target};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
@@ -8,51 +9,34 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A scenario, with its floor and aim as a ratio to Docker.
+/// A line of the comparison and how it is measured.
 pub(crate) struct Scenario {
-    pub(crate) name: &'static str,
-    pub(crate) title: &'static str,
-    pub(crate) must: &'static str,
-    pub(crate) aim: &'static str,
+    pub(crate) line: Line,
     pub(crate) run: fn(&mut Bed<'_>) -> Result<Measured>,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 8] = [
-    Scenario { name: "start", title: "daemon start to first answer", must: "0.4", aim: "0.1", run: daemon_start },
-    Scenario { name: "idle", title: "idle PSS, all processes", must: "0.5", aim: "0.2", run: idle_memory },
-    Scenario { name: "run", title: "`run --rm busybox true`, bridge", must: "0.5", aim: "0.15", run: run_rm },
-    Scenario { name: "exec", title: "`exec` true", must: "0.7", aim: "0.35", run: exec },
-    Scenario { name: "many", title: "20 concurrent `run -d`", must: "0.4", aim: "0.15", run: concurrent },
-    Scenario { name: "container", title: "PSS per running container", must: "0.6", aim: "0.25", run: container_memory },
-    Scenario { name: "service3", title: "3 replicas: create to all running", must: "0.5", aim: "0.2", run: replicas_3 },
-    Scenario {
-        name: "service100",
-        title: "100 replicas: create to all running",
-        must: "0.4",
-        aim: "0.12",
-        run: replicas_100,
-    },
+impl Scenario {
+    pub(crate) const fn new(
+        name: &'static str,
+        title: &'static str,
+        bounds: [&'static str; 2],
+        run: fn(&mut Bed<'_>) -> Result<Measured>,
+    ) -> Self {
+        let [must, aim] = bounds;
+        Self { line: Line { name, title, must, aim }, run }
+    }
+}
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario::new("start", "daemon start to first answer", ["0.4", "0.1"], daemon_start),
+    Scenario::new("idle", "idle PSS, all processes", ["0.5", "0.2"], idle_memory),
+    Scenario::new("run", "`run --rm busybox true`, bridge", ["0.5", "0.15"], run_rm),
+    Scenario::new("exec", "`exec` true", ["0.7", "0.35"], exec),
+    Scenario::new("many", "20 concurrent `run -d`", ["0.4", "0.15"], concurrent),
+    Scenario::new("container", "PSS per running container", ["0.6", "0.25"], container_memory),
+    Scenario::new("service3", "3 replicas: create to all running", ["0.5", "0.2"], replicas_3),
+    Scenario::new("service100", "100 replicas: create to all running", ["0.4", "0.12"], replicas_100),
 ];
-
-/// A median with its unit.
-#[derive(Clone, Copy)]
-pub(crate) struct Measured {
-    pub(crate) value: f64,
-    unit: &'static str,
-    count: usize,
-}
-
-impl Measured {
-    fn median(mut values: Vec<f64>, unit: &'static str) -> Result<Self> {
-        ensure!(!values.is_empty(), "nothing was measured");
-        values.sort_by(f64::total_cmp);
-        Ok(Self { value: values[values.len() / 2], unit, count: values.len() })
-    }
-
-    pub(crate) fn show(self) -> String {
-        format!("{:.1} {} (n={})", self.value, self.unit, self.count)
-    }
-}
 
 /// Images, made without any registry.
 pub(crate) struct Inputs {
@@ -74,6 +58,13 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 
 impl<'a> Bed<'a> {
     pub(crate) fn new(engine: &'a dyn Engine, cli: &'a Path, inputs: &Inputs) -> Result<Self> {
+        let bed = Self::without_images(engine, cli)?;
+        bed.docker(&["import", "-c", "CMD [\"sh\"]", &inputs.busybox_tar.to_string_lossy(), "busybox"])?;
+        bed.docker(&["build", "-q", "-t", "whoami", &inputs.whoami_context.to_string_lossy()])?;
+        Ok(bed)
+    }
+
+    pub(crate) fn without_images(engine: &'a dyn Engine, cli: &'a Path) -> Result<Self> {
         let name = format!("skb{}", std::process::id());
         let state = target().join("bench").join(&name);
         let run_folder = PathBuf::from(format!("/run/{name}"));
@@ -87,26 +78,39 @@ impl<'a> Bed<'a> {
             bed.spawn(helper)?;
         }
         bed.start_daemon()?;
-        bed.docker(&["import", "-c", "CMD [\"sh\"]", &inputs.busybox_tar.to_string_lossy(), "busybox"])?;
-        bed.docker(&["build", "-q", "-t", "whoami", &inputs.whoami_context.to_string_lossy()])?;
         Ok(bed)
     }
 
-    fn socket(&self) -> String {
+    /// A folder that goes with the bed.
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.state
+    }
+
+    pub(crate) fn socket(&self) -> String {
         self.run_folder.join("api.sock").to_string_lossy().into_owned()
     }
 
     /// Starts a command inside the namespace; the last started is the daemon.
     fn spawn(&mut self, command: Command) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.state.join("log"))?;
+        self.processes.push(self.inside(&command).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        Ok(())
+    }
+
+    /// The same command, inside the namespace; what is started is the program itself.
+    pub(crate) fn inside(&self, command: &Command) -> Command {
         let mut inside = Command::new("nsenter");
         inside.arg(format!("--net=/run/netns/{}", self.namespace)).arg("--").arg(command.get_program());
-        inside.args(command.get_args()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        inside.args(command.get_args());
         for (key, value) in command.get_envs() {
             inside.env(key, value.unwrap_or_default());
         }
-        self.processes.push(inside.spawn()?);
-        Ok(())
+        inside
+    }
+
+    /// Process id of the daemon.
+    pub(crate) fn daemon_pid(&self) -> Result<u32> {
+        self.processes.last().map(Child::id).context("no daemon")
     }
 
     fn start_daemon(&mut self) -> Result<Duration> {
@@ -138,11 +142,11 @@ impl<'a> Bed<'a> {
         command
     }
 
-    fn docker(&self, args: &[&str]) -> Result<String> {
+    pub(crate) fn docker(&self, args: &[&str]) -> Result<String> {
         output(&mut self.command(args))
     }
 
-    fn timed(&self, args: &[&str]) -> Result<f64> {
+    pub(crate) fn timed(&self, args: &[&str]) -> Result<f64> {
         let begin = Instant::now();
         self.docker(args)?;
         Ok(begin.elapsed().as_secs_f64() * 1000.0)
@@ -160,7 +164,7 @@ impl<'a> Bed<'a> {
     }
 
     /// Proportional set size of the engine's own processes, MiB.
-    fn memory_mib(&self) -> Result<f64> {
+    pub(crate) fn memory_mib(&self) -> Result<f64> {
         let run_folder = self.run_folder.to_string_lossy().into_owned();
         let mut kib = 0;
         for entry in fs::read_dir("/proc")? {
@@ -236,7 +240,7 @@ fn daemon_start(bed: &mut Bed<'_>) -> Result<Measured> {
 }
 
 fn idle_memory(bed: &mut Bed<'_>) -> Result<Measured> {
-    Measured::median(vec![bed.memory_mib()?], "MiB")
+    Ok(Measured::once(bed.memory_mib()?, "MiB"))
 }
 
 fn container_memory(bed: &mut Bed<'_>) -> Result<Measured> {
@@ -244,7 +248,7 @@ fn container_memory(bed: &mut Bed<'_>) -> Result<Measured> {
     for _ in 0..20 {
         bed.docker(&["run", "-d", "busybox", "sleep", "1000"])?;
     }
-    Measured::median(vec![(bed.memory_mib()? - before) / 20.0], "MiB")
+    Ok(Measured::once((bed.memory_mib()? - before) / 20.0, "MiB"))
 }
 
 fn replicas_3(bed: &mut Bed<'_>) -> Result<Measured> {
@@ -258,7 +262,7 @@ fn replicas_3(bed: &mut Bed<'_>) -> Result<Measured> {
 
 fn replicas_100(bed: &mut Bed<'_>) -> Result<Measured> {
     bed.docker(&["swarm", "init", "--advertise-addr", "10.98.0.1"])?;
-    Measured::median(vec![until_running(bed, "big", 100)?], "s")
+    Ok(Measured::once(until_running(bed, "big", 100)?, "s"))
 }
 
 /// Creates a service and waits until the engine itself says that all replicas run.

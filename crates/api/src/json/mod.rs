@@ -211,6 +211,8 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_chrono(chrono::Utc::now())
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod feed;
 #[cfg(test)]
 mod random_tests;
 

@@ -114,6 +114,9 @@ impl CreateBody {
         if PREDEFINED.contains(&self.name.as_str()) {
             return Err(Error::forbidden(format!("operation is not permitted on predefined {} network", self.name)));
         }
+        if matches!(self.driver.as_str(), "macvlan" | "ipvlan") {
+            return Err(Error::not_implemented(format!("{} networks are not supported yet", self.driver)));
+        }
         if !matches!(self.driver.as_str(), "" | "bridge" | "overlay" | "host" | "null" | "none") {
             return Err(Error::not_found(format!(
                 "could not find plugin {} in v2 plugin registry: plugin not found",

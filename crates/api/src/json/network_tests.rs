@@ -25,7 +25,8 @@ fn what_cannot_be_is_refused() {
     check(json!({"Name": ""}), ErrorKind::InvalidArgument);
     check(json!({"Name": "é".repeat(10_000)}), ErrorKind::InvalidArgument);
     check(json!({"Name": "host"}), ErrorKind::Forbidden);
-    check(json!({"Name": "n1", "Driver": "macvlan"}), ErrorKind::NotFound);
+    check(json!({"Name": "n1", "Driver": "weave"}), ErrorKind::NotFound);
+    check(json!({"Name": "n1", "Driver": "macvlan"}), ErrorKind::NotImplemented);
     check(json!({"Name": "n1", "Driver": "host"}), ErrorKind::Forbidden);
     check(json!({"Name": "n1", "ConfigOnly": true}), ErrorKind::NotImplemented);
     check(json!({"Name": "n1", "EnableIPv4": false}), ErrorKind::NotImplemented);

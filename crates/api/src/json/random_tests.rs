@@ -1,12 +1,12 @@
 //! Foreign JSON never panics a conversion: random values below the names that matter,
 //! and known bodies with one part replaced by something else.
 
-use super::{container, exec, image, network, node, secret, service, swarm, volume};
+use super::feed::feed_all;
+use super::image;
 use crate::filters::Filters;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 const ROUNDS: u64 = 3000;
@@ -73,41 +73,6 @@ fn mutate(value: &mut Value, rng: &mut StdRng, names: &[&str]) {
         Value::Object(map) => mutate(map.values_mut().nth(index).unwrap(), rng, names),
         _ => unreachable!("only lists and maps have children"),
     }
-}
-
-fn feed<T: DeserializeOwned>(value: &Value, convert: impl FnOnce(T)) {
-    if let Ok(wire) = serde_json::from_value::<T>(value.clone()) {
-        convert(wire);
-    }
-}
-
-fn feed_all(value: &Value) {
-    feed(value, |wire: container::CreateBody| {
-        if let Ok((spec, _)) = wire.into_spec("name") {
-            // What was accepted can be shown.
-            let info = skep_model::container::ContainerInfo {
-                config: spec.config,
-                host: spec.host,
-                ..skep_model::container::ContainerInfo::default()
-            };
-            serde_json::to_string(&container::Inspect::of(&info, None, crate::version::API_VERSION)).unwrap();
-        }
-    });
-    feed(value, |wire: container::UpdateBody| drop(wire.into_model()));
-    feed(value, |wire: exec::ExecCreate| drop(wire.into_model()));
-    feed(value, |wire: network::CreateBody| drop(wire.into_model()));
-    feed(value, |wire: network::ConnectBody| drop(wire.endpoint_config.into_model()));
-    feed(value, |wire: volume::CreateBody| drop(wire.check()));
-    feed(value, |wire: node::NodeSpec| drop(wire.into_model()));
-    feed(value, |wire: secret::Body| drop(wire.into_secret()));
-    feed(value, |wire: swarm::InitBody| drop(wire.into_model()));
-    feed(value, |wire: swarm::JoinBody| drop(wire.into_model()));
-    feed(value, |wire: service::ServiceSpec| {
-        if let Ok(spec) = wire.into_model() {
-            let back = service::ServiceSpec::of(&spec).into_model().expect("what was accepted is accepted again");
-            assert_eq!(back, spec);
-        }
-    });
 }
 
 #[test]

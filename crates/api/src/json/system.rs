@@ -268,7 +268,7 @@ impl Info {
             driver_status: vec![pair("Supports d_type", "true"), pair("Load Balancer", &balancer)],
             plugins: json!({
                 "Volume": ["local"], "Network": ["bridge", "host", "null", "overlay"], "Authorization": null,
-                "Log": ["json-file", "none"]
+                "Log": skep_engine::container::LOG_DRIVERS
             }),
             memory_limit: true,
             swap_limit: machine.swap_accounting,

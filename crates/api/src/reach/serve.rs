@@ -1,12 +1,12 @@
-//! The node's end of tunnels: this engine's API for the containers of tasks, and whether
-//! the node's network is as wanted; nothing else.
+//! The node's end of tunnels: this engine's API for the containers of tasks, whether the
+//! node's network is as wanted, and the paths in it; nothing else.
 //! Whatever a manager asks, other containers of this node are none of its business.
 
 use super::call::Call;
 use super::{TASK_ID_LABEL, TASK_LABEL};
 use crate::backend::{Backend, InitRequest, JoinRequest, NodeNetwork, Swarm, SwarmStatus, SystemInfo};
 use crate::error::ApiError;
-use crate::route::{containers, exec, files, networks_verify, streams};
+use crate::route::{containers, exec, files, networks_trace, networks_verify, streams};
 use crate::server::connection_builder;
 use crate::version::{Versioned, page_not_found};
 use async_trait::async_trait;
@@ -22,7 +22,6 @@ use skep_engine::Engine;
 use skep_manager::Control;
 use skep_model::container::ContainerInfo;
 use skep_model::id::NodeId;
-use skep_model::netstate::NetdStatus;
 use skep_model::{Error, Result};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -35,8 +34,9 @@ pub struct TaskService {
 
 impl TaskService {
     pub fn new(engine: Engine, network: Arc<dyn NodeNetwork>) -> Self {
-        let backend = Backend { engine, swarm: Arc::new(NoSwarm(network)), system: Arc::new(SystemInfo::default()) };
+        let backend = Backend { engine, swarm: Arc::new(NoSwarm), network, system: Arc::new(SystemInfo::default()) };
         let inner = Router::new()
+            .route(networks_trace::PATH, get(networks_trace::trace_here))
             .route(networks_verify::PATH, get(networks_verify::verify_here))
             .route("/containers/{name}/json", get(containers::inspect))
             .route("/containers/{name}/logs", get(streams::logs))
@@ -81,7 +81,7 @@ async fn only_tasks(State(backend): State<Backend>, request: Request, next: Next
 }
 
 fn check(engine: &Engine, method: &Method, path: &str) -> Result<bool> {
-    if path == networks_verify::PATH {
+    if [networks_trace::PATH, networks_verify::PATH].contains(&path) {
         return Ok(true);
     }
     let log_lines = path.strip_prefix("/containers/").and_then(|rest| rest.strip_suffix("/log-lines"));
@@ -100,7 +100,7 @@ pub(super) fn is_task(info: &ContainerInfo) -> bool {
 }
 
 /// What comes through a tunnel is answered here or not at all.
-struct NoSwarm(Arc<dyn NodeNetwork>);
+struct NoSwarm;
 
 fn not_here<T>() -> Result<T> {
     Err(Error::unavailable("the swarm is not reached through a node's tunnel"))
@@ -122,11 +122,5 @@ impl Swarm for NoSwarm {
     }
     fn status(&self) -> SwarmStatus {
         SwarmStatus::default()
-    }
-    async fn netd_status(&self) -> Result<NetdStatus> {
-        self.0.status().await
-    }
-    async fn verify_network(&self) -> Result<Vec<String>> {
-        self.0.verify().await
     }
 }

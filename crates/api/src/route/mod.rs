@@ -9,6 +9,7 @@ pub(crate) mod exec;
 pub(crate) mod files;
 pub(crate) mod images;
 pub(crate) mod networks;
+pub(crate) mod networks_trace;
 pub(crate) mod networks_verify;
 pub(crate) mod orchestrate;
 pub(crate) mod secrets;

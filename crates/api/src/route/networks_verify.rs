@@ -29,11 +29,16 @@ pub(crate) async fn verify(state: State<Backend>, query: Query) -> Reply {
     if !query.flag("all") {
         return verify_here(state).await;
     }
-    let control = state.0.swarm.control()?;
+    let answers = ask_all(&state.0.swarm.control()?, PATH).await;
+    ok(&json!({ "Nodes": answers }))
+}
+
+/// What every node answers on a path, with its id and name; in the order of the store.
+pub(super) async fn ask_all(control: &Control, path: &str) -> Vec<Value> {
     let asked = control.nodes().into_iter().map(|node| {
         let control = control.clone();
         async move {
-            let answer = tokio::time::timeout(NODE_MAX, ask(&control, &node)).await;
+            let answer = tokio::time::timeout(NODE_MAX, ask(&control, &node, path)).await;
             let late = || Err(Error::unavailable("it did not answer in time"));
             let mut facts = answer.unwrap_or_else(|_| late()).unwrap_or_else(|error| json!({ "Error": error.message }));
             facts["ID"] = json!(node.id);
@@ -41,25 +46,30 @@ pub(crate) async fn verify(state: State<Backend>, query: Query) -> Reply {
             facts
         }
     });
-    let answers: Vec<Value> = futures_util::stream::iter(asked).buffered(NODES_AT_ONCE).collect().await;
-    ok(&json!({ "Nodes": answers }))
+    futures_util::stream::iter(asked).buffered(NODES_AT_ONCE).collect().await
 }
 
 /// This node alone.
 pub(crate) async fn verify_here(State(backend): State<Backend>) -> Reply {
-    let lines = backend.swarm.verify_network().await?;
-    let status = backend.swarm.netd_status().await?;
+    let lines = backend.network.verify().await?;
+    let status = backend.network.status().await?;
     ok(&json!({
         "Balancer": status.balancer,
         "Generation": status.cluster_generation,
         "Repairs": status.repairs,
         "Failing": status.failing,
+        "Counters": {
+            "DNSQueries": status.counters.dns_queries,
+            "DNSMalformed": status.counters.dns_malformed,
+            "DNSDropped": status.counters.dns_dropped,
+            "ForgedFrames": status.counters.forged_frames,
+        },
         "Differences": lines,
     }))
 }
 
-async fn ask(control: &Control, node: &Node) -> Result<Value> {
-    let response = reach::get(control, &node.id, &format!("/v{API_VERSION}{PATH}")).await?;
+async fn ask(control: &Control, node: &Node, path: &str) -> Result<Value> {
+    let response = reach::get(control, &node.id, &format!("/v{API_VERSION}{path}")).await?;
     let status = response.status();
     let malformed = || Error::internal("its answer is malformed");
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|_| malformed())?;

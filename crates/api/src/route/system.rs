@@ -38,7 +38,7 @@ const TWO_MANAGERS_WARNING: &str = "WARNING: Running Swarm in a two-manager conf
 pub(crate) async fn info(State(backend): State<Backend>) -> Reply {
     let machine = Machine::read();
     let mut warnings = Vec::new();
-    let balancer = match backend.swarm.netd_status().await {
+    let balancer = match backend.network.status().await {
         Ok(status) => {
             warnings.extend(status.failing.iter().map(|what| format!("WARNING: network: {what}")));
             status.balancer
@@ -116,4 +116,8 @@ pub(crate) async fn auth(State(backend): State<Backend>, Json(body): Json<AuthBo
 /// There are none, and clients ask.
 pub(crate) async fn plugins() -> Reply {
     ok(&serde_json::json!([]))
+}
+
+pub(crate) async fn no_plugins() -> ApiError {
+    Error::not_implemented("managed plugins are not supported yet").into()
 }

@@ -113,7 +113,7 @@ fn row(container: &Value, whole: bool) -> Value {
 }
 
 /// `0.0.0.0:8080->80/tcp, 81/tcp`
-fn ports(list: &Value) -> String {
+pub(crate) fn ports(list: &Value) -> String {
     let mut shown: Vec<(u64, String)> = list
         .as_array()
         .into_iter()

@@ -2,10 +2,10 @@
 
 mod build;
 mod build_progress;
-mod container;
+pub(crate) mod container;
 mod container_files;
-mod container_tune;
-mod copy;
+pub(crate) mod container_tune;
+pub(crate) mod copy;
 mod copy_paths;
 mod create;
 mod disk;
@@ -13,10 +13,11 @@ mod image;
 mod login;
 mod manual;
 mod network;
+mod network_trace;
 mod node;
 mod orchestrate;
-mod process;
-mod registry;
+pub(crate) mod process;
+pub(crate) mod registry;
 mod secret;
 mod service;
 mod service_logs;
@@ -24,12 +25,12 @@ mod service_pretty;
 mod service_progress;
 mod service_spec;
 mod service_update;
-mod stack;
+pub(crate) mod stack;
 mod swarm;
 mod swarm_backup;
 mod swarm_ca;
 mod swarm_lock;
-mod system;
+pub(crate) mod system;
 mod task;
 
 use crate::flags::{Skep, Verb};
@@ -63,6 +64,7 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Rm(flags) => container::remove(client, &flags).await,
         Verb::Top(flags) => container::top(client, &flags).await,
         Verb::Wait(names) => container::wait(client, &names.names).await,
+        Verb::Compose(flags) => crate::compose::dispatch(client, *flags).await,
         Verb::Container(verb) => container::dispatch(client, verb).await,
         Verb::Build(flags) => build::build(client, *flags).await,
         Verb::Builder(verb) => build::dispatch(client, verb).await,
@@ -75,6 +77,7 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Import(flags) => image::import(client, flags).await,
         Verb::Load(flags) => image::load(client, &flags).await,
         Verb::Save(flags) => image::save(client, &flags).await,
+        Verb::Search(flags) => registry::search(client, &flags).await,
         Verb::Rmi(flags) => image::remove(client, &flags).await,
         Verb::Tag(flags) => image::tag(client, &flags).await,
         Verb::Image(verb) => image::dispatch(client, verb).await,

@@ -29,6 +29,7 @@ pub(crate) async fn networks(client: &Client, verb: Network) -> Outcome {
             .await
         }
         Network::Rm(flags) => remove(client, &flags, "networks").await,
+        Network::Trace(flags) => super::network_trace::trace(client, &flags).await,
         Network::Verify(flags) => verify(client, &flags).await,
     }
 }

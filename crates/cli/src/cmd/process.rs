@@ -60,7 +60,8 @@ fn start_error_code(error: &ApiError) -> i32 {
     }
 }
 
-async fn run_attached(client: &Client, flags: &Run, id: &str) -> Outcome {
+/// Starts a created container with its streams connected, and ends as it ends.
+pub(crate) async fn run_attached(client: &Client, flags: &Run, id: &str) -> Outcome {
     let create = &flags.create;
     let wants = |name: &str| {
         if create.attach.is_empty() || create.attach.iter().any(|a| a.eq_ignore_ascii_case(name)) { "1" } else { "" }

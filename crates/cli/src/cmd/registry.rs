@@ -1,7 +1,7 @@
 //! `pull` and `push`, with progress bars.
 
 use crate::client::{Payload, query, segment};
-use crate::flags::image::{Pull, Push};
+use crate::flags::image::{Pull, Push, Search};
 use crate::{Client, Outcome, stream, terminal};
 use anyhow::anyhow;
 use base64::Engine as _;
@@ -58,6 +58,16 @@ pub(crate) async fn push(client: &Client, flags: &Push) -> Outcome {
     stream::json_lines(answer, |line| progress.show(&line)).await?;
     if flags.quiet {
         println!("{}", canonical(&image));
+    }
+    Ok(())
+}
+
+/// Registries have no common way to be searched; the daemon says so.
+pub(crate) async fn search(client: &Client, flags: &Search) -> Outcome {
+    let path = format!("/images/search{}", query(&[("term", &flags.term), ("limit", &flags.limit.to_string())]));
+    let found = client.get(&path).await?;
+    for image in found.as_array().into_iter().flatten() {
+        println!("{}", image["name"].as_str().unwrap_or_default());
     }
     Ok(())
 }

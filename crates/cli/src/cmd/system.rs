@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 pub(crate) async fn dispatch(client: &Client, verb: System) -> Outcome {
     match verb {
         System::Df(flags) => super::disk::usage(client, &flags.format).await,
+        System::Doctor(flags) => crate::doctor::run(client, &flags).await,
         System::Events(flags) => events(client, &flags).await,
         System::Info(flags) => info(client, &flags.format).await,
         System::Prune(flags) => prune(client, &flags).await,

@@ -262,7 +262,8 @@ pub(crate) struct CreateFlags {
     pub(crate) cgroup_parent: String,
 
     /// All capabilities and devices
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set)]
     pub(crate) privileged: bool,
     /// Add a capability
     #[arg(long)]
@@ -355,7 +356,8 @@ pub(crate) struct Exec {
     #[arg(short, long)]
     pub(crate) interactive: bool,
     /// All capabilities
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set)]
     pub(crate) privileged: bool,
     /// Give it a terminal
     #[arg(short, long)]

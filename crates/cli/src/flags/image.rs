@@ -231,3 +231,11 @@ pub(crate) struct Tag {
     pub(crate) source: String,
     pub(crate) target: String,
 }
+
+#[derive(Args, Debug)]
+pub(crate) struct Search {
+    /// At most so many
+    #[arg(long, default_value_t = 25)]
+    pub(crate) limit: u32,
+    pub(crate) term: String,
+}

@@ -2,6 +2,7 @@
 //! from here.
 
 pub(crate) mod builder;
+pub(crate) mod compose;
 pub(crate) mod container;
 pub(crate) mod container_files;
 pub(crate) mod container_tune;
@@ -56,6 +57,8 @@ pub(crate) enum Verb {
     Info(FormatOnly),
 
     // groups
+    /// Manage projects of compose files on this machine
+    Compose(Box<compose::Compose>),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Container),
@@ -138,6 +141,8 @@ pub(crate) enum Verb {
     Rmi(image::Rmi),
     /// Save images to a tar archive
     Save(image::Save),
+    /// Search a registry for images
+    Search(image::Search),
     /// Start stopped containers
     Start(container::Start),
     /// Show what containers use, as it changes

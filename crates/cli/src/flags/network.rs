@@ -21,8 +21,22 @@ pub(crate) enum Network {
     /// Remove networks
     #[command(visible_alias = "remove")]
     Rm(RemoveFlags),
+    /// Show the path of a service's packets, with counters
+    Trace(TraceFlags),
     /// Compare the kernel with what the networks need
     Verify(VerifyFlags),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TraceFlags {
+    /// Service by name or id
+    pub(crate) service: String,
+    /// Every node of the swarm; ask a manager
+    #[arg(long)]
+    pub(crate) all_nodes: bool,
+    /// Output: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) format: String,
 }
 
 #[derive(Args, Debug)]

@@ -7,12 +7,24 @@ use clap::{Args, Subcommand};
 pub(crate) enum System {
     /// Show disk usage
     Df(FormatOnly),
+    /// Say what this machine has and lacks, and what each lack costs
+    Doctor(Doctor),
     /// Show events as they happen
     Events(Events),
     /// Show what this daemon and machine are
     Info(FormatOnly),
     /// Remove what is unused: containers, networks, images
     Prune(SystemPrune),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// text or json
+    #[arg(long, default_value = "")]
+    pub(crate) format: String,
+    /// Folder whose disk is meant (default: the daemon's)
+    #[arg(long)]
+    pub(crate) data_root: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -15,7 +15,7 @@ pub use cluster::{Bootstrap, bootstrap, update_cluster};
 pub use facts::{join_node, node_ready, node_state, task_status};
 pub use lock_out::{is_locked_out, lock_out};
 pub use network::{create_network, remove_network};
-pub use node::{admit_manager, demote_others, has_quorum, loss_of_quorum, remove_node, update_node};
+pub use node::{admit_manager, demote_others, has_quorum, remove_node, update_node};
 pub use renew::{update_config, update_secret};
 pub use secret::{create_config, create_secret, remove_config, remove_secret};
 pub use service::{create_service, remove_service, update_service};

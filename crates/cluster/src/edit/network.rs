@@ -1,9 +1,10 @@
 //! Overlay networks.
 
 use super::{not_found, precondition};
+use crate::assign::MTU_OPTION;
 use crate::command::{Key, Kind, Object, Write};
 use crate::ids::IdSource;
-use crate::plan::overlaps;
+use crate::plan::{VNI_OPTION, free_subnet, overlaps, wanted_vni};
 use crate::store::Store;
 use ipnet::IpNet;
 use skep_model::cluster::Meta;
@@ -15,6 +16,10 @@ use skep_model::{Error, Result, Timestamp, validate};
 
 /// A subnet with fewer addresses has no room for a gateway and a task.
 const SUBNET_PREFIX_MAX: u8 = 29;
+/// The smallest packet that every IPv4 host takes.
+const MTU_MIN: u32 = 68;
+/// The largest IP packet without what the tunnel puts around it.
+const MTU_MAX: u32 = 65_535 - 50;
 
 /// A new network; its subnet and identifier are chosen by the leader's next plan unless given.
 ///
@@ -64,10 +69,37 @@ fn check_options(store: &Store, spec: &NetworkSpec) -> Result<()> {
     if !matches!(spec.ipam_driver.as_str(), "" | "default") {
         return Err(Error::not_implemented(format!("IPAM driver \"{}\" is not supported", spec.ipam_driver)));
     }
+    check_mtu(spec)?;
+    if let Some(wanted) = spec.options.get(VNI_OPTION) {
+        wanted_vni(store, wanted).map_err(|reason| Error::invalid(format!("invalid network config: {reason}")))?;
+    }
     for (at, config) in spec.ipam.iter().enumerate() {
         check_subnet(store, spec, config, &spec.ipam[..at])?;
     }
+    let overlay = matches!(spec.driver.as_str(), "" | "overlay");
+    if overlay && (spec.ipam.is_empty() || spec.ipam.iter().any(|config| config.subnet.is_none())) {
+        // Before there is a cluster object there are no networks that could have taken it all.
+        let full = store.cluster().is_some() && free_subnet(store).is_err();
+        if full {
+            let text = "could not find an available, non-overlapping IPv4 address pool among the defaults to assign \
+                        to the network";
+            return Err(Error::forbidden(text));
+        }
+    }
     Ok(())
+}
+
+/// A packet must hold the smallest that the protocol allows, and a tunnel adds to it.
+fn check_mtu(spec: &NetworkSpec) -> Result<()> {
+    let Some(text) = spec.options.get(MTU_OPTION) else { return Ok(()) };
+    // 0 is the default.
+    let is_fine = |mtu: &u32| *mtu == 0 || (MTU_MIN..=MTU_MAX).contains(mtu);
+    match text.parse().ok().filter(is_fine) {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid(format!(
+            "invalid network config: MTU \"{text}\" is not a number between {MTU_MIN} and {MTU_MAX}"
+        ))),
+    }
 }
 
 fn check_subnet(store: &Store, spec: &NetworkSpec, config: &IpamConfig, before: &[IpamConfig]) -> Result<()> {
@@ -139,4 +171,63 @@ pub fn remove_network(store: &Store, id: &NetworkId) -> Result<Vec<Write>> {
     let mut leaving = (**network).clone();
     leaving.pending_delete = true;
     Ok(vec![Write::put(Object::Network(leaving))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    fn check(world: &mut World, change: impl FnOnce(&mut NetworkSpec), expect: Result<(), &str>) {
+        let mut spec = NetworkSpec { name: "net".into(), ..NetworkSpec::default() };
+        change(&mut spec);
+        let outcome = create_network(&world.store, spec, world.now, &mut world.ids).map(drop);
+        assert_eq!(outcome.map_err(|error| error.message), expect.map_err(str::to_owned));
+    }
+
+    fn option(key: &str, value: &str) -> impl FnOnce(&mut NetworkSpec) + use<> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        move |spec| drop(spec.options.insert(key, value))
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_refused() {
+        let mut world = World::with_nodes(1);
+        world.work();
+        let text = |mtu| format!("invalid network config: MTU \"{mtu}\" is not a number between 68 and 65485");
+        for mtu in ["67", "65486", "many", "-1", ""] {
+            check(&mut world, option(MTU_OPTION, mtu), Err(&text(mtu)));
+        }
+        for mtu in ["0", "68", "1400", "65485"] {
+            check(&mut world, option(MTU_OPTION, mtu), Ok(()));
+        }
+        let text = |vni| format!("invalid network config: {VNI_OPTION} {vni} is not a VXLAN identifier");
+        for vni in ["0", "16777216", "x"] {
+            check(&mut world, option(VNI_OPTION, vni), Err(&text(vni)));
+        }
+        check(&mut world, option(VNI_OPTION, "5000"), Ok(()));
+    }
+
+    #[test]
+    fn a_network_without_a_subnet_needs_one_in_the_pools() {
+        let mut world = World::with_nodes(1);
+        let Some(cluster) = world.store.cluster() else { panic!("no cluster") };
+        let mut cluster = (**cluster).clone();
+        cluster.default_address_pools = vec!["10.20.0.0/23".parse().unwrap()];
+        world.apply(vec![Write::put(Object::Cluster(cluster))]).unwrap();
+        world.work();
+        for number in 0..3 {
+            let spec = NetworkSpec { name: format!("net{number}"), ..NetworkSpec::default() };
+            match create_network(&world.store, spec, world.now, &mut world.ids) {
+                Ok((_, writes)) if number < 2 => world.apply(writes).map(drop).unwrap(),
+                Ok(_) => panic!("three networks in two subnets"),
+                Err(error) => {
+                    let text = "could not find an available, non-overlapping IPv4 address pool among the defaults to \
+                                assign to the network";
+                    assert_eq!((number, error.message.as_str()), (2, text));
+                }
+            }
+            world.work();
+        }
+    }
 }

@@ -3,9 +3,9 @@
 use super::{check_version, not_found, precondition};
 use crate::command::{Key, Kind, Object, Write};
 use crate::store::Store;
+use skep_model::Result;
 use skep_model::id::NodeId;
 use skep_model::node::{ManagerStatus, Node, NodeSpec, NodeState, Role};
-use skep_model::{Error, Result};
 
 const LOSS_OF_QUORUM: &str = "can't remove member from the raft: this would result in a loss of quorum";
 
@@ -22,7 +22,7 @@ pub fn update_node(store: &Store, id: &NodeId, version: u64, spec: NodeSpec) -> 
         return Err(precondition("attempting to demote the last manager of the swarm"));
     }
     if demoted && !others_have_quorum(store, present) {
-        return Err(loss_of_quorum());
+        return Err(precondition(LOSS_OF_QUORUM));
     }
     let mut node = (**present).clone();
     node.spec = spec;
@@ -44,7 +44,7 @@ pub fn remove_node(store: &Store, id: &NodeId, force: bool) -> Result<Vec<Write>
         return Err(precondition(format!("node {id} {text}")));
     }
     if !others_have_quorum(store, node) {
-        return Err(loss_of_quorum());
+        return Err(precondition(LOSS_OF_QUORUM));
     }
     if !force && node.status.state == NodeState::Ready {
         return Err(precondition(format!("node {id} is not down and can't be removed")));
@@ -97,11 +97,6 @@ fn others_have_quorum(store: &Store, leaving: &Node) -> bool {
     let others = store.nodes().filter(|node| node.id != leaving.id).filter_map(|node| node.manager_status.as_ref());
     let (total, reachable) = others.fold((0, 0), |(total, up), status| (total + 1, up + usize::from(status.reachable)));
     has_quorum(total, reachable)
-}
-
-/// Why a manager must stay.
-pub fn loss_of_quorum() -> Error {
-    precondition(LOSS_OF_QUORUM)
 }
 
 /// Whether `reachable` of `total` managers can decide.

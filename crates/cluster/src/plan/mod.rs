@@ -20,7 +20,7 @@ mod update;
 mod waiting;
 mod why;
 
-pub(crate) use allocate::{VNI_MIN, first_host, is_overlay, overlaps};
+pub(crate) use allocate::{VNI_MIN, VNI_OPTION, first_host, free_subnet, is_overlay, overlaps, wanted_vni};
 pub(crate) use constraint::parse as parse_constraints;
 pub use rebalance::{Move, Rebalance, rebalance};
 pub use why::{TaskReason, Why, why};

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 /// A demotion holds once the node is out of Raft, for until then its vote is needed.
 pub(super) fn run(draft: &mut Draft<'_>, nodes: &BTreeSet<String>) {
     for id in nodes {
+        if draft.store.node(id).is_none_or(|node| node.role == node.spec.role) {
+            continue;
+        }
         draft.edit_node(id, |node| match node.spec.role {
             Role::Manager => node.role = Role::Manager,
             Role::Worker if node.manager_status.is_none() => node.role = Role::Worker,

@@ -80,9 +80,10 @@ impl Scope {
                     service.spec.task.networks.iter().any(|network| network.target == key.id)
                 };
                 self.services.extend(store.services().filter(uses).map(|service| service.id.0.clone()));
-                let ingress = store.ingress_network().is_some_and(|network| network.id.as_str() == key.id);
-                if ingress {
-                    self.nodes.extend(store.nodes().map(|node| node.id.0.clone()));
+                // It changes with every address it gives; nodes that have theirs are not concerned.
+                if let Some(mesh) = store.ingress_network().filter(|network| network.id.as_str() == key.id) {
+                    let without = store.nodes().filter(|node| !node.attachments.contains_key(&mesh.id));
+                    self.nodes.extend(without.map(|node| node.id.0.clone()));
                 }
             }
             Kind::Cluster | Kind::Secret | Kind::Config => {}

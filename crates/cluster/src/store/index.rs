@@ -2,6 +2,8 @@
 //! is called what, and who holds which address, port or VNI. Never stored.
 
 use super::id::Id;
+use super::names::Names;
+use super::table::Table;
 use crate::command::Object;
 use skep_model::network::Protocol;
 use skep_model::node::Node;
@@ -31,8 +33,7 @@ impl std::fmt::Display for Holder {
     }
 }
 
-type Group = Arc<BTreeMap<Id, Arc<BTreeSet<Id>>>>;
-type Names = Arc<BTreeMap<String, Arc<str>>>;
+type Group = Table<BTreeSet<Id>>;
 type Addresses = Arc<BTreeMap<Arc<str>, Arc<BTreeMap<IpAddr, Holder>>>>;
 
 /// All indices. Every part is shared between clones and copied on write.
@@ -42,6 +43,10 @@ pub(super) struct Indices {
     pub(super) tasks_of_service: Group,
     /// Node id to the tasks assigned to it; the empty id has those not assigned yet.
     pub(super) tasks_of_node: Group,
+    /// Nodes that take part in Raft.
+    pub(super) managers: Arc<BTreeSet<Arc<str>>>,
+    /// Digest of a node's public key to its id.
+    pub(super) node_keys: Names,
     pub(super) service_names: Names,
     pub(super) network_names: Names,
     pub(super) secret_names: Names,
@@ -101,24 +106,35 @@ impl Indices {
             Object::Task(task) if add => self.change_task(None, Some(task)),
             Object::Task(task) => self.change_task(Some(task), None),
             Object::Node(node) => {
-                let held = node_addresses(node);
-                self.set_addresses(&held, &Holder::Node(node.id.as_str().into()), add);
+                if node.manager_status.is_some() {
+                    let managers = Arc::make_mut(&mut self.managers);
+                    if add {
+                        managers.insert(node.id.as_str().into());
+                    } else {
+                        managers.remove(node.id.as_str());
+                    }
+                }
+                let id: Arc<str> = node.id.as_str().into();
+                if !node.certificate.key_digest.is_empty() {
+                    self.node_keys.set(&node.certificate.key_digest, &id, add);
+                }
+                self.set_addresses(&node_addresses(node), &Holder::Node(id), add);
             }
             Object::Service(service) => self.update_service(service, add),
             Object::Network(network) => {
                 let id: Arc<str> = network.id.as_str().into();
                 if !network.pending_delete {
-                    set(&mut self.network_names, network.spec.name.clone(), &id, add);
+                    self.network_names.set(&network.spec.name, &id, add);
                 }
                 if network.vni != 0 {
                     set(&mut self.vnis, network.vni, &id, add);
                 }
             }
             Object::Secret(secret) => {
-                set(&mut self.secret_names, secret.spec.name.clone(), &secret.id.as_str().into(), add);
+                self.secret_names.set(&secret.spec.name, &secret.id.as_str().into(), add);
             }
             Object::Config(config) => {
-                set(&mut self.config_names, config.spec.name.clone(), &config.id.as_str().into(), add);
+                self.config_names.set(&config.spec.name, &config.id.as_str().into(), add);
             }
         }
     }
@@ -126,7 +142,7 @@ impl Indices {
     fn update_service(&mut self, service: &Service, add: bool) {
         let id: Arc<str> = service.id.as_str().into();
         if !service.pending_delete {
-            set(&mut self.service_names, service.spec.name.clone(), &id, add);
+            self.service_names.set(&service.spec.name, &id, add);
         }
         for port in service_ports(service) {
             set(&mut self.ports, port, &id, add);
@@ -197,17 +213,16 @@ fn change_group(group: &mut Group, id: &Id, old: Option<Id>, new: Option<Id>) {
     if old == new {
         return;
     }
-    let groups = Arc::make_mut(group);
     if let Some(old) = old
-        && let Some(members) = groups.get_mut(&old)
+        && let Some(members) = group.find_mut(&old)
     {
         Arc::make_mut(members).remove(id);
         if members.is_empty() {
-            groups.remove(&old);
+            drop(group.take_id(&old));
         }
     }
     if let Some(new) = new {
-        Arc::make_mut(groups.entry(new).or_default()).insert(id.clone());
+        Arc::make_mut(group.entry(&new, Arc::default)).insert(id.clone());
     }
 }
 

@@ -4,6 +4,7 @@
 mod check;
 mod id;
 mod index;
+mod names;
 mod recent;
 mod snapshot;
 mod table;
@@ -108,11 +109,16 @@ impl Store {
     }
 
     fn apply_together(&mut self, command: &Command) -> Result<Applied, Rejection> {
-        let mut next = self.clone();
-        for write in &command.writes {
-            next.apply_write(write, command.at)?;
+        // One that fails leaves everything as it was; of several the first may be done by then.
+        if let [only] = command.writes.as_slice() {
+            self.apply_write(only, command.at)?;
+        } else {
+            let mut next = self.clone();
+            for write in &command.writes {
+                next.apply_write(write, command.at)?;
+            }
+            *self = next;
         }
-        *self = next;
         let changed = command.writes.iter().map(Write::key).collect();
         Ok(Applied { changed, ..Applied::default() })
     }
@@ -165,12 +171,12 @@ impl Store {
         self.indices.change(old, Some(&new));
         match new {
             Object::Cluster(cluster) => self.cluster = Some(Arc::new(cluster)),
-            Object::Node(node) => self.nodes.insert(node.id.clone().as_str(), Arc::new(*node)),
-            Object::Service(service) => self.services.insert(service.id.clone().as_str(), Arc::new(*service)),
-            Object::Task(task) => self.tasks.insert(task.id.clone().as_str(), Arc::new(*task)),
-            Object::Network(network) => self.networks.insert(network.id.clone().as_str(), Arc::new(network)),
-            Object::Secret(secret) => self.secrets.insert(secret.id.clone().as_str(), Arc::new(secret)),
-            Object::Config(config) => self.configs.insert(config.id.clone().as_str(), Arc::new(config)),
+            Object::Node(node) => self.nodes.insert(Id::of(node.id.as_str()), Arc::new(*node)),
+            Object::Service(service) => self.services.insert(Id::of(service.id.as_str()), Arc::new(*service)),
+            Object::Task(task) => self.tasks.insert(Id::of(task.id.as_str()), Arc::new(*task)),
+            Object::Network(network) => self.networks.insert(Id::of(network.id.as_str()), Arc::new(network)),
+            Object::Secret(secret) => self.secrets.insert(Id::of(secret.id.as_str()), Arc::new(secret)),
+            Object::Config(config) => self.configs.insert(Id::of(config.id.as_str()), Arc::new(config)),
         }
     }
 
@@ -220,6 +226,16 @@ impl Store {
         self.nodes.values()
     }
 
+    /// A node that was certified for the public key with this digest.
+    pub fn node_by_key(&self, digest: &str) -> Option<&Arc<Node>> {
+        self.node(self.indices.node_keys.get(digest)?)
+    }
+
+    /// Nodes that take part in Raft.
+    pub fn managers(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.managers.iter().filter_map(|id| self.node(id))
+    }
+
     pub fn service(&self, id: &str) -> Option<&Arc<Service>> {
         self.services.get(id)
     }
@@ -247,18 +263,18 @@ impl Store {
     }
 
     pub fn tasks_of_service(&self, service: &str) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.indices.tasks_of_service.get(&Id::of(service));
+        let ids = self.indices.tasks_of_service.get(service);
         ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.find(id))
     }
 
     /// How many tasks a service has, ended ones included.
     pub(crate) fn task_count_of_service(&self, service: &str) -> usize {
-        self.indices.tasks_of_service.get(&Id::of(service)).map_or(0, |ids| ids.len())
+        self.indices.tasks_of_service.get(service).map_or(0, |ids| ids.len())
     }
 
     /// Tasks that were assigned to the node, ended ones included.
     pub fn tasks_of_node(&self, node: &str) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.indices.tasks_of_node.get(&Id::of(node));
+        let ids = self.indices.tasks_of_node.get(node);
         ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.tasks.find(id))
     }
 
@@ -318,6 +334,12 @@ impl Store {
     /// Id of the service that publishes a port through the mesh.
     pub fn port_holder(&self, protocol: Protocol, port: u16) -> Option<&str> {
         self.indices.ports.get(&(protocol, port)).map(|id| &**id)
+    }
+
+    /// Services with a port of the mesh, those being removed included.
+    pub(crate) fn publishing_services(&self) -> Vec<&Arc<Service>> {
+        let ids: BTreeSet<&Arc<str>> = self.indices.ports.values().collect();
+        ids.into_iter().filter_map(|id| self.service(id)).collect()
     }
 
     /// Id of the network with a VXLAN identifier.

@@ -13,30 +13,30 @@ type Bucket<T> = BTreeMap<Id, Arc<T>>;
 
 /// Objects by id, iterated in the order of ids.
 #[derive(Debug)]
-pub(super) struct Table<T> {
+pub(super) struct Table<T: ?Sized> {
     buckets: Arc<BTreeMap<Prefix, Arc<Bucket<T>>>>,
     len: usize,
 }
 
-impl<T> Clone for Table<T> {
+impl<T: ?Sized> Clone for Table<T> {
     fn clone(&self) -> Self {
         Self { buckets: Arc::clone(&self.buckets), len: self.len }
     }
 }
 
-impl<T> Default for Table<T> {
+impl<T: ?Sized> Default for Table<T> {
     fn default() -> Self {
         Self { buckets: Arc::default(), len: 0 }
     }
 }
 
-impl<T: PartialEq> PartialEq for Table<T> {
+impl<T: ?Sized + PartialEq> PartialEq for Table<T> {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len && self.buckets == other.buckets
     }
 }
 
-impl<T> Table<T> {
+impl<T: ?Sized> Table<T> {
     pub(super) fn get(&self, id: &str) -> Option<&Arc<T>> {
         self.find(&Id::of(id))
     }
@@ -53,13 +53,22 @@ impl<T> Table<T> {
         self.buckets.values().flat_map(|bucket| bucket.values())
     }
 
-    pub(super) fn insert(&mut self, id: &str, object: Arc<T>) {
-        let id = Id::of(id);
+    pub(super) fn insert(&mut self, id: Id, object: Arc<T>) {
         let buckets = Arc::make_mut(&mut self.buckets);
         let bucket = Arc::make_mut(buckets.entry(id.prefix()).or_default());
         if bucket.insert(id, object).is_none() {
             self.len += 1;
         }
+    }
+
+    /// What is there, or `new`, to be changed in place.
+    pub(super) fn entry(&mut self, id: &Id, new: impl FnOnce() -> Arc<T>) -> &mut Arc<T> {
+        let buckets = Arc::make_mut(&mut self.buckets);
+        let bucket = Arc::make_mut(buckets.entry(id.prefix()).or_default());
+        bucket.entry(id.clone()).or_insert_with(|| {
+            self.len += 1;
+            new()
+        })
     }
 
     pub(super) fn remove(&mut self, id: &str) {
@@ -68,9 +77,12 @@ impl<T> Table<T> {
 
     /// Removes an object and returns it.
     pub(super) fn take(&mut self, id: &str) -> Option<Arc<T>> {
-        let id = Id::of(id);
-        let bucket = self.bucket_with(&id)?;
-        let object = bucket.remove(&id);
+        self.take_id(&Id::of(id))
+    }
+
+    pub(super) fn take_id(&mut self, id: &Id) -> Option<Arc<T>> {
+        let bucket = self.bucket_with(id)?;
+        let object = bucket.remove(id);
         if bucket.is_empty() {
             Arc::make_mut(&mut self.buckets).remove(&id.prefix());
         }
@@ -80,8 +92,11 @@ impl<T> Table<T> {
 
     /// To be changed in place.
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Arc<T>> {
-        let id = Id::of(id);
-        self.bucket_with(&id)?.get_mut(&id)
+        self.find_mut(&Id::of(id))
+    }
+
+    pub(super) fn find_mut(&mut self, id: &Id) -> Option<&mut Arc<T>> {
+        self.bucket_with(id)?.get_mut(id)
     }
 
     /// The bucket of an object, copied if a clone of the table has it too. A bucket that
@@ -100,7 +115,7 @@ impl<T> FromIterator<(String, Arc<T>)> for Table<T> {
     fn from_iter<I: IntoIterator<Item = (String, Arc<T>)>>(objects: I) -> Self {
         let mut table = Self::default();
         for (id, object) in objects {
-            table.insert(&id, object);
+            table.insert(Id::of(&id), object);
         }
         table
     }
@@ -123,10 +138,10 @@ mod tests {
     #[test]
     fn a_clone_does_not_see_later_writes() {
         let mut table = Table::default();
-        table.insert("a", Arc::new(1));
+        table.insert(Id::of("a"), Arc::new(1));
         let before = table.clone();
-        table.insert("a", Arc::new(2));
-        table.insert("b", Arc::new(3));
+        table.insert(Id::of("a"), Arc::new(2));
+        table.insert(Id::of("b"), Arc::new(3));
         table.remove("nothing");
         assert_eq!((before.len(), before.get("a").map(|v| **v)), (1, Some(1)));
         table.remove("a");

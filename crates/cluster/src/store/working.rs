@@ -1,5 +1,6 @@
 //! A planner's working copy: changes without checks, versions or times.
 
+use super::id::Id;
 use super::index::{network_claims, node_addresses, node_key, service_addresses, service_ports, task_addresses};
 use super::{Holder, Store};
 use crate::command::{Object, Write};
@@ -11,8 +12,7 @@ impl Store {
     /// Adds a task that is not there yet.
     pub(crate) fn insert_task_unchecked(&mut self, task: Task) {
         self.indices.change_task(None, Some(&task));
-        let task = Arc::new(task);
-        self.tasks.insert(task.id.as_str(), Arc::clone(&task));
+        self.tasks.insert(Id::of(task.id.as_str()), Arc::new(task));
     }
 
     /// Changes a task where it is, copying it only when a snapshot shares it. What it is

@@ -90,6 +90,16 @@ fn content(project: &Project, kind: Kind, key: &str, node: &Node, files: &dyn Fi
     }
 }
 
+/// Content that is no file: a variable's value, or what the compose file itself says.
+///
+/// # Errors
+/// There is none, or more than one.
+pub(super) fn own_content(project: &Project, section: &str, key: &str, node: &Node) -> Result<Vec<u8>> {
+    let kind = if section == Kind::Secret.section() { Kind::Secret } else { Kind::Config };
+    let nothing = crate::load::NoFiles;
+    content(project, kind, key, node, &nothing)
+}
+
 /// References of a service, sorted by name, with the ids left to whoever knows the swarm.
 ///
 /// # Errors

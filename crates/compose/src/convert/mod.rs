@@ -2,6 +2,7 @@
 
 mod deploy;
 mod files;
+mod local;
 mod mounts;
 mod networks;
 mod service;
@@ -10,6 +11,7 @@ use crate::error::Result;
 use crate::load::Files;
 use crate::order;
 use crate::project::{Dependency, Project};
+pub use local::{Build, Local, LocalNetwork, LocalService, LocalVolume, PlacedFile};
 use serde_json::{Map, Value as Json};
 use std::fmt;
 

@@ -91,13 +91,15 @@ fn body(node: Option<&Node>, namespace: &Namespace<'_>) -> Result<Json> {
         "Attachable": flag("attachable")?,
         "EnableIPv6": flag("enable_ipv6")?,
     });
-    if let Some(ipam) = node.and_then(|node| node.get("ipam")) {
-        let ranges: Vec<Json> = ipam.get("config").map_or(&[][..], Node::items).iter().map(range).collect();
-        let mut wire = json!({"Driver": ipam.text_of("driver"), "Config": ranges});
-        set(&mut wire, "Options", ipam.get("options").map(|options| texts(Some(options)).into()));
-        body["IPAM"] = wire;
-    }
+    set(&mut body, "IPAM", node.and_then(|node| node.get("ipam")).map(ipam));
     Ok(body)
+}
+
+pub(super) fn ipam(ipam: &Node) -> Json {
+    let ranges: Vec<Json> = ipam.get("config").map_or(&[][..], Node::items).iter().map(range).collect();
+    let mut wire = json!({"Driver": ipam.text_of("driver"), "Config": ranges});
+    set(&mut wire, "Options", ipam.get("options").map(|options| texts(Some(options)).into()));
+    wire
 }
 
 fn range(node: &Node) -> Json {

@@ -20,9 +20,7 @@ pub(super) fn convert(project: &Project, key: &str, namespace: &Namespace<'_>) -
     labels.insert(IMAGE_LABEL.into(), image.clone().into());
 
     let health = node.get("healthcheck").map(health_check).transpose()?;
-    let has_health_check = health
-        .as_ref()
-        .is_some_and(|health| health["Test"].as_array().is_some_and(|test| !test.is_empty() && test[0] != "NONE"));
+    let has_health_check = checks(health.as_ref());
     let mut task = json!({
         "ContainerSpec": container(project, node, namespace, health)?,
         "Resources": deploy::resources(node)?,
@@ -113,7 +111,7 @@ pub(super) fn set(object: &mut Json, field: &str, value: Option<Json>) {
 }
 
 /// Sorted, so that the order in the file does not restart anything.
-fn environment(node: &Node) -> Vec<String> {
+pub(super) fn environment(node: &Node) -> Vec<String> {
     let line = |(name, value): (&String, &Node)| match value.as_text() {
         Some(text) => format!("{name}={text}"),
         None => name.clone(),
@@ -129,7 +127,13 @@ fn hosts(node: &Node) -> Vec<String> {
     list(node.get("extra_hosts")).into_iter().filter_map(swap).collect()
 }
 
-fn health_check(node: &Node) -> Result<Json> {
+/// Whether there is a test to run.
+pub(super) fn checks(health: Option<&Json>) -> bool {
+    let test = health.and_then(|health| health["Test"].as_array());
+    test.is_some_and(|test| test.first().is_some_and(|first| first != "NONE"))
+}
+
+pub(super) fn health_check(node: &Node) -> Result<Json> {
     let test = list(node.get("test"));
     if node.flag("disable")? {
         if !test.is_empty() {
@@ -150,7 +154,7 @@ fn health_check(node: &Node) -> Result<Json> {
     Ok(check)
 }
 
-fn ulimits(node: &Node) -> Result<Vec<Json>> {
+pub(super) fn ulimits(node: &Node) -> Result<Vec<Json>> {
     let one = |(name, limit): (&String, &Node)| {
         let value = |key: &str| limit.get(key).map_or(Ok(0), Node::as_int);
         Ok(json!({"Name": name, "Soft": value("soft")?, "Hard": value("hard")?}))
@@ -215,6 +219,6 @@ fn published(port: &Node) -> Result<u16> {
     }
 }
 
-fn number(node: &Node, port: i64) -> Result<u16> {
+pub(super) fn number(node: &Node, port: i64) -> Result<u16> {
     u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| node.wrong(&format!("{port} is not a port")))
 }

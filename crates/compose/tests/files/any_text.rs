@@ -5,7 +5,7 @@
 
 use crate::common::Memory;
 use proptest::prelude::*;
-use skep_compose::{Input, Request, load};
+use skep_compose::{Input, LocalRequest, Request, load};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 fn read(text: &str, dotenv: &str) -> Option<String> {
     let files = Memory::new(&[("/p/.env", dotenv), ("/p/f.yml", text)]);
-    let request = Request {
+    let request = |local| Request {
         inputs: vec![Input { path: "/p/f.yml".into(), text: None }],
         folder: "/p".into(),
         environment: BTreeMap::from([("A".to_owned(), "a".repeat(1000)), ("E".to_owned(), String::new())]),
         profiles: vec![],
         interpolate: true,
+        local,
     };
     let begin = Instant::now();
-    let project = load(&request, &files);
+    if let Ok(project) = load(&request(Some(LocalRequest::default())), &files) {
+        drop(project.to_local(&files));
+        drop(project.to_local_yaml());
+    }
+    assert!(begin.elapsed() < PATIENCE, "{:?} for {} bytes", begin.elapsed(), text.len());
+    let begin = Instant::now();
+    let project = load(&request(None), &files);
     let yaml = project.ok().map(|project| {
         drop(project.to_stack("s", &files));
         project.to_yaml()
@@ -92,6 +99,12 @@ fn pieces() -> impl Strategy<Value = String> {
         "99999999999999999999",
         "x-a: ",
         "profiles: [a]",
+        "build: ",
+        "network_mode: service:web",
+        "links: [db]",
+        "label_file: f.yml",
+        "env_file: .env",
+        "gpus: all",
     ]);
     prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }

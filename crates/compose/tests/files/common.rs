@@ -28,6 +28,7 @@ pub(crate) fn project(files: &[(&str, &str)], inputs: &[&str], environment: &[(&
         environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         profiles: vec![],
         interpolate: true,
+        local: None,
     };
     load(&request, &Memory::new(files))
 }

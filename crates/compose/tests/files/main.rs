@@ -4,5 +4,6 @@
 
 mod any_text;
 mod common;
+mod local;
 mod objects;
 mod several_files;

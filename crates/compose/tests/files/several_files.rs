@@ -34,6 +34,7 @@ fn standard_input_is_a_file_too() {
         environment: Default::default(),
         profiles: vec![],
         interpolate: true,
+        local: None,
     };
     let said = load(&request, &Memory::new(&[])).err().unwrap().to_string();
     assert!(said.starts_with("-:1:16: services.w Additional property imag"), "{said}");
@@ -153,6 +154,7 @@ fn profiles_choose_services() {
             environment: Default::default(),
             profiles: profiles.iter().map(|p| (*p).to_owned()).collect(),
             interpolate: true,
+            local: None,
         };
         let stack = load(&request, &files).unwrap().to_stack("s", &files).unwrap();
         stack.services.into_iter().map(|service| service.key).collect::<Vec<_>>()

@@ -182,3 +182,19 @@ fn tag_name(tag: &str) -> BuildResult<Reference> {
     }
     Ok(reference.with_default_tag())
 }
+
+/// All parsers of the builder, over one text.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(input: &str) {
+    let _ = parse::parse(input, DEFAULT_DOCKERFILE);
+    let (rules, path) = input.split_once('\0').unwrap_or((input, "a/b"));
+    if let Ok(rules) = ignore::Ignore::parse(rules) {
+        rules.excludes(path);
+    }
+    let lookup = |name: &str| (name.len() < 3).then(|| name.repeat(2));
+    for escape in ['\\', '`'] {
+        let _ = expand::word(input, escape, &lookup);
+        let _ = expand::words(input, escape, &lookup);
+        let _ = expand::text(input, escape, &lookup);
+    }
+}

@@ -50,7 +50,12 @@ impl Inner {
         let host = self.complete_host(host)?;
         let warnings = self.check(&config, &host)?;
         let wishes = mounts::wishes(&config, &host)?;
-        let endpoints = leg_wishes(&self.networks, &host.network_mode, networks)?;
+        let endpoints = leg_wishes(&self.networks, &host.network_mode, networks, &config.mac_address);
+        // Clients take "not found" for a missing image and fetch it.
+        let endpoints = endpoints.map_err(|error| match error.kind {
+            ErrorKind::NotFound => Error::invalid(error.message),
+            _ => error,
+        })?;
         self.check_volumes_from(&host)?;
         let reservation = self.reserve_name(&name, &id)?;
         let dir = self.container_dir(&id);
@@ -187,13 +192,7 @@ impl Inner {
                 config.working_dir
             )));
         }
-        if !matches!(host.log_config.driver.as_str(), "json-file" | "local" | "none") {
-            return Err(Error::invalid(format!(
-                "logger: no log driver named '{}' is registered",
-                host.log_config.driver
-            )));
-        }
-        super::start::log_limits(&host.log_config)?;
+        super::log_driver::check(&host.log_config)?;
         if !config.stop_signal.is_empty() {
             super::stop::signal_number(&config.stop_signal)?;
         }

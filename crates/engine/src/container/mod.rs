@@ -11,6 +11,7 @@ mod files;
 mod freezer;
 mod health;
 pub(crate) mod inner;
+mod log_driver;
 mod logs;
 mod merge;
 mod monitor;
@@ -30,6 +31,7 @@ mod wait;
 
 pub use archive::{ArchiveStream, Change, ChangeKind, PathStat};
 pub use engine::Engine;
+pub use log_driver::LOG_DRIVERS;
 pub use stats::{BlockCounters, CpuCounters, InterfaceCounters, MemoryCounters, Stats};
 
 use bytes::Bytes;

@@ -42,6 +42,8 @@ impl Inner {
         let info = container.info();
         match info.state.status {
             ContainerStatus::Created | ContainerStatus::Exited | ContainerStatus::Dead => {}
+            // `--rm` had the turn before: it is gone, which is what was asked for.
+            ContainerStatus::Removing if force && info.host.auto_remove => return Ok(()),
             ContainerStatus::Removing => {
                 return Err(Error::conflict(format!("removal of container {} is already in progress", info.id)));
             }

@@ -1,6 +1,7 @@
 //! `start`: run directory, shim, network, go. What was done is undone if a step fails.
 
 use crate::container::inner::Inner;
+use crate::container::log_driver;
 use crate::container::record;
 use crate::container::registry::{Container, Owned};
 use crate::container::shim::{self, Outcome, now};
@@ -8,7 +9,7 @@ use crate::container::spec::{self, BindFile, Namespace, Namespaces, confinement}
 use crate::container::user::{self, User};
 use crate::network::endpoints::Plan;
 use crate::sys::mounts::Tree;
-use skep_model::container::{ContainerInfo, ContainerStatus, Health, HealthStatus, LogConfig, MountKind};
+use skep_model::container::{ContainerInfo, ContainerStatus, Health, HealthStatus, MountKind};
 use skep_model::shim::{ExitRecord, OverlayMount, SeccompProfile, ShimConfig, ShimLog, ShimTarget, Started};
 use skep_model::{Error, ErrorKind, Result};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,6 @@ use std::time::Duration;
 /// How long the shim of the last run may take to let go of the root filesystem.
 const LAST_SHIM_MAX: Duration = Duration::from_secs(10);
 const EXIT_CODE_NOT_STARTED: i32 = 128;
-const LOG_FILES_DEFAULT: u32 = 1;
 
 impl Inner {
     pub(crate) async fn start(self: &Arc<Self>, name: &str) -> Result<()> {
@@ -132,7 +132,7 @@ impl Inner {
     ) -> Result<Started, ExitRecord> {
         self.clear_run_dir(run_dir);
         self.prepare_run_dir(container, info, plan, run_dir).map_err(not_started)?;
-        let config = self.shim_config(info, plan).map_err(not_started)?;
+        let config = self.shim_config(info, plan).await.map_err(not_started)?;
         let starting = shim::spawn(&self.program, run_dir, &config).await.map_err(not_started)?;
         self.attach_network(info, plan, starting.pid).await.map_err(not_started)?;
         self.connect_pending(container, run_dir).await.map_err(not_started)?;
@@ -181,12 +181,13 @@ impl Inner {
         Ok(())
     }
 
-    fn shim_config(&self, info: &ContainerInfo, plan: &Plan) -> Result<ShimConfig> {
+    async fn shim_config(&self, info: &ContainerInfo, plan: &Plan) -> Result<ShimConfig> {
         let log = if info.host.log_config.driver == "none" {
             None
         } else {
-            let (max_size_bytes, max_files) = log_limits(&info.host.log_config)?;
-            Some(ShimLog { path: self.log_path(info), max_size_bytes, max_files })
+            let (max_size_bytes, max_files) = log_driver::limits(&info.host.log_config)?;
+            let forward = log_driver::forward(info).await?;
+            Some(ShimLog { path: self.log_path(info), max_size_bytes, max_files, forward })
         };
         let confinement = confinement::of_container(&info.host, &self.kernel)?;
         let network_sysctls =
@@ -272,10 +273,24 @@ impl Inner {
         Ok(Namespaces {
             network,
             pid: of_other(&info.host.pid_mode, "pid")?,
-            ipc: of_other(&info.host.ipc_mode, "ipc")?,
+            ipc: {
+                self.check_shareable(&info.host.ipc_mode)?;
+                of_other(&info.host.ipc_mode, "ipc")?
+            },
             uts: of_other(&info.host.uts_mode, "uts")?,
             cgroup: of_other(&info.host.cgroupns_mode, "cgroup")?,
         })
+    }
+
+    /// Only who offers it has its IPC namespace joined.
+    fn check_shareable(&self, mode: &str) -> Result<()> {
+        let Some(other) = mode.strip_prefix("container:") else { return Ok(()) };
+        let other = self.registry.find(other)?.info();
+        if matches!(other.host.ipc_mode.as_str(), "private" | "none") {
+            let hint = "non-shareable IPC (hint: use IpcMode:shareable for the donor container)";
+            return Err(Error::conflict(format!("cannot join IPC of container {}: {hint}", other.id)));
+        }
+        Ok(())
     }
 
     /// Removes a run directory, and the mount that may be in it.
@@ -308,64 +323,4 @@ impl Inner {
 
 fn not_started(error: Error) -> ExitRecord {
     ExitRecord { exit_code: EXIT_CODE_NOT_STARTED, at: now(), oom_killed: false, error: error.message, started: false }
-}
-
-/// Size at which the log is rotated (0 for never), and how many files are kept.
-///
-/// # Errors
-/// Options the driver does not know, or that do not parse.
-pub(crate) fn log_limits(config: &LogConfig) -> Result<(u64, u32)> {
-    let (mut size, mut files) = (0, LOG_FILES_DEFAULT);
-    if config.driver == "local" {
-        (size, files) = (20 * 1024 * 1024, 5);
-    }
-    for (key, value) in &config.options {
-        match key.as_str() {
-            "max-size" if value == "-1" => size = 0,
-            "max-size" => size = parse_size(value)?,
-            "max-file" => {
-                files = value
-                    .parse()
-                    .ok()
-                    .filter(|&files| files > 0)
-                    .ok_or_else(|| Error::invalid("max-file cannot be less than 1"))?;
-            }
-            "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "compress" | "mode" | "max-buffer-size" => {}
-            other => {
-                return Err(Error::invalid(format!("unknown log opt '{other}' for {} log driver", config.driver)));
-            }
-        }
-    }
-    Ok((size, files))
-}
-
-/// `10m`, `1g`, `512k`, `100`.
-fn parse_size(text: &str) -> Result<u64> {
-    let lower = text.to_ascii_lowercase();
-    let number = lower.trim_end_matches('b').trim_end_matches(['k', 'm', 'g']);
-    let unit = match lower.trim_end_matches('b').chars().last() {
-        Some('k') => 1024,
-        Some('m') => 1024 * 1024,
-        Some('g') => 1024 * 1024 * 1024,
-        _ => 1,
-    };
-    let number: u64 = number.parse().map_err(|_| Error::invalid(format!("invalid size: '{text}'")))?;
-    Ok(number.saturating_mul(unit))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_options_parse_or_are_refused() {
-        let config = |pairs: &[(&str, &str)]| LogConfig {
-            driver: "json-file".into(),
-            options: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        };
-        assert_eq!(log_limits(&config(&[("max-size", "10m"), ("max-file", "3")])).unwrap(), (10 << 20, 3));
-        assert_eq!(log_limits(&config(&[])).unwrap(), (0, 1));
-        assert!(log_limits(&config(&[("max-size", "ten")])).is_err());
-        assert!(log_limits(&config(&[("nonsense", "1")])).is_err());
-    }
 }

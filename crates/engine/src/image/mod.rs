@@ -300,3 +300,33 @@ pub struct RemoteDescriptor {
     /// (architecture, os)
     pub platforms: Vec<(String, String)>,
 }
+
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_documents(bytes: &[u8]) {
+    if let Ok(manifest::Document::List(list)) = manifest::parse(bytes) {
+        let _ = manifest::Platform::parse("linux/arm64/v8").map(|wanted| list.choose(&wanted).is_some());
+    }
+    let _ = config::ImageConfig::parse(bytes);
+    let _ = index::IndexFile::parse(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = Reference::parse(text);
+        let _ = digest::Digest::parse(text);
+        let _ = manifest::Platform::parse(text);
+    }
+}
+
+#[cfg(fuzzing)]
+#[expect(clippy::expect_used, reason = "a fuzzer ends at what it does not expect")]
+pub(crate) fn fuzz_layer(bytes: &[u8]) {
+    let place = tempfile::tempdir_in("/dev/shm").expect("a folder of memory");
+    let root = place.path().join("root");
+    std::fs::create_dir(&root).expect("an empty folder");
+    if let Ok((compression, stream)) = compress::detect(bytes)
+        && let Ok(content) = compress::decoder(compression, stream)
+    {
+        // What compresses well would fill memory with nothing.
+        let _ = unpack::unpack(std::io::Read::take(content, 1 << 20), &root);
+    }
+    let beside = std::fs::read_dir(place.path()).expect("the folder is there").count();
+    assert_eq!(beside, 1, "a layer left its folder");
+}

@@ -3,7 +3,8 @@
 use crate::container::inner::{Inner, new_id};
 use crate::container::shim::now;
 use crate::network::{
-    GATEWAY_NETWORK, OPTION_BRIDGE_NAME, OPTION_INTER_CONTAINER, OPTION_MASQUERADE, PREDEFINED, State, desired, ipam,
+    GATEWAY_NETWORK, OPTION_BRIDGE_NAME, OPTION_INTER_CONTAINER, OPTION_MASQUERADE, OPTION_MTU, PREDEFINED, State,
+    desired, ipam,
 };
 use ipnet::IpNet;
 use skep_model::id::NetworkId;
@@ -113,6 +114,9 @@ impl Inner {
     }
 }
 
+/// From the smallest packet that every IPv4 host takes to the largest that there is.
+const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_535;
+
 fn check(mut spec: NetworkSpec) -> Result<NetworkSpec> {
     if spec.name.trim().is_empty() {
         return Err(Error::invalid("network name cannot be empty"));
@@ -137,6 +141,11 @@ fn check(mut spec: NetworkSpec) -> Result<NetworkSpec> {
     spec.ipam_driver = "default".into();
     for config in &spec.ipam {
         check_ipam(config)?;
+    }
+    let is_mtu = |text: &String| text.parse::<u32>().is_ok_and(|mtu| mtu == 0 || MTU_RANGE.contains(&mtu));
+    if let Some(text) = spec.options.get(OPTION_MTU).filter(|text| !is_mtu(text)) {
+        let (low, high) = (MTU_RANGE.start(), MTU_RANGE.end());
+        return Err(Error::invalid(format!("invalid MTU \"{text}\": it must be between {low} and {high}")));
     }
     Ok(spec)
 }

@@ -31,6 +31,7 @@ pub(crate) struct Plan {
 }
 
 /// The legs a new container is to have, by network name, with what the user wants of each.
+/// `mac_address` is the container's, as older clients ask for it: that of its first leg.
 ///
 /// # Errors
 /// A network that does not exist, or an address no network could give.
@@ -38,6 +39,7 @@ pub(crate) fn leg_wishes(
     networks: &Networks,
     mode: &str,
     wanted: BTreeMap<String, EndpointConfig>,
+    mac_address: &str,
 ) -> Result<BTreeMap<String, EndpointInfo>> {
     let mut out = BTreeMap::new();
     if mode.starts_with("container:") {
@@ -58,6 +60,9 @@ pub(crate) fn leg_wishes(
     }
     if !named {
         out.insert(main.spec.name.clone(), leg(&main, EndpointConfig::default()));
+    }
+    if let Some(first) = out.get_mut(&main.spec.name).filter(|leg| leg.config.mac_address.is_empty()) {
+        mac_address.clone_into(&mut first.config.mac_address);
     }
     Ok(out)
 }
@@ -256,6 +261,12 @@ impl Inner {
             search: or(&info.host.dns_search, &self.config.dns_search),
             options: or(&info.host.dns_options, &self.config.dns_options),
         }
+    }
+
+    /// `resolv.conf` of a container that asks the host's servers, and of one that asks us.
+    pub(crate) fn resolver_texts(&self, info: &ContainerInfo) -> (String, String) {
+        let (wishes, host_file) = (self.resolver_wishes(info), host_resolv_conf());
+        (text::resolv_conf_of_host(&host_file, &wishes, true), text::resolv_conf_embedded(&host_file, &wishes))
     }
 
     fn bridge_gateway(&self) -> Option<IpAddr> {

@@ -74,7 +74,21 @@ impl Inner {
             return Err(error);
         }
         self.emit_network("connect", info, &leg);
+        if !leg.dns_names.is_empty() {
+            self.resolve_through_us(info)?;
+        }
         Ok(leg)
+    }
+
+    /// With its first network that has names, a container that asked the host's servers asks us.
+    fn resolve_through_us(&self, info: &skep_model::container::ContainerInfo) -> Result<()> {
+        let (before, after) = self.resolver_texts(info);
+        // What the user wrote there stays.
+        if std::fs::read_to_string(&info.resolv_conf_path).is_ok_and(|present| present == before) {
+            // In place: the container has this very file mounted.
+            std::fs::write(&info.resolv_conf_path, after)?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn network_disconnect(

@@ -32,7 +32,7 @@ const DEFAULT_BRIDGE_NET: &str = "172.17.0.1/16";
 const OPTION_BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const OPTION_INTER_CONTAINER: &str = "com.docker.network.bridge.enable_icc";
 const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-const OPTION_MTU: &str = "com.docker.network.driver.mtu";
+pub(crate) const OPTION_MTU: &str = "com.docker.network.driver.mtu";
 
 /// All networks known here.
 #[derive(Debug)]

@@ -15,6 +15,8 @@ pub struct Kernel {
     pub sys_resource: bool,
     /// Hard limits by name (`nofile`), `u64::MAX` for none.
     pub hard_limits: Vec<(String, u64)>,
+    /// Files that a process may open unless it is told otherwise.
+    pub open_files: u64,
     pub oom_score_adj: i32,
     /// One unified hierarchy.
     pub cgroup_v2: bool,
@@ -40,6 +42,7 @@ impl Kernel {
             sys_resource: capabilities.contains("CAP_SYS_RESOURCE"),
             capabilities,
             hard_limits: hard_limits(),
+            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX),
             oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
             cgroup_v2,
             controllers,

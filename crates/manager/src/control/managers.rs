@@ -2,10 +2,8 @@
 //! leader who may be gone.
 
 use super::Control;
-use crate::raft::{Leadership, NO_LEADER};
+use crate::raft::{Leadership, NO_LEADER, RaftState};
 use sha2::{Digest, Sha256};
-use skep_cluster::Store;
-use skep_cluster::edit::{has_quorum, loss_of_quorum};
 use skep_model::id::NodeId;
 use skep_model::node::{ManagerStatus, Node};
 use skep_model::{Error, Result};
@@ -29,19 +27,6 @@ impl Seen {
             return node.clone();
         }
         Arc::new(Node { manager_status: Some(status), ..Node::clone(node) })
-    }
-}
-
-impl Seen {
-    /// A manager may go only while the others that answer at this moment are a majority; what
-    /// the store says of them is a second old.
-    pub(super) fn check_leaving(&self, store: &Store, leaving: &Node) -> Result<()> {
-        let others = store.nodes().filter(|node| node.id != leaving.id).map(|node| self.correct(node));
-        let answers: Vec<bool> = others.filter_map(|n| n.manager_status.as_ref().map(|s| s.reachable)).collect();
-        let reachable = answers.iter().filter(|answers| **answers).count();
-        // That the last one stays is said in other words.
-        let kept = leaving.manager_status.is_none() || answers.is_empty() || has_quorum(answers.len(), reachable);
-        if kept { Ok(()) } else { Err(loss_of_quorum()) }
     }
 }
 
@@ -70,6 +55,11 @@ impl Control {
     /// It is the last manager, or the others would be no majority, or nobody leads.
     pub async fn retire(&self) -> Result<()> {
         self.replicator.leave(self.own.clone()).await
+    }
+
+    /// What this manager's Raft says of itself.
+    pub fn raft_state(&self) -> RaftState {
+        self.replicator.raft_state()
     }
 
     /// The version of this manager's store and a digest of all that is in it. Stores of the

@@ -106,12 +106,12 @@ impl Control {
     }
 
     pub async fn update_node(&self, name: &str, version: u64, spec: NodeSpec) -> Result<()> {
+        if spec.role == Role::Worker {
+            crate::managers::refresh(&self.replicator).await;
+        }
         self.edit(|store, _, _| {
-            let node = self.find_node(store, name)?;
-            if spec.role == Role::Worker {
-                self.seen_managers().check_leaving(store, node)?;
-            }
-            Ok(((), decide::update_node(store, &node.id, version, spec.clone())?))
+            let id = self.find_node(store, name)?.id.clone();
+            Ok(((), decide::update_node(store, &id, version, spec.clone())?))
         })
         .await
     }

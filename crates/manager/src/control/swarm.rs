@@ -1,6 +1,7 @@
 //! The swarm's own settings and join tokens.
 
 use super::Control;
+use crate::blocking::blocking;
 use crate::raft::now;
 use crate::{backup, lock, rotation};
 use skep_cluster::command::{Object, Write};
@@ -53,7 +54,7 @@ impl Control {
         // An empty command orders this after everything that was acknowledged before.
         self.replicator.propose(Vec::new(), false).await?;
         let store = self.store();
-        let written = tokio::task::spawn_blocking(move || backup::write(&store, passphrase.as_deref(), now())).await;
+        let written = blocking(move || backup::write(&store, passphrase.as_deref(), now())).await;
         written.map_err(|e| Error::internal(format!("writing the backup died: {e}")))?
     }
 

@@ -4,20 +4,16 @@
 use super::Inner;
 use super::session::ended;
 use super::sessions::Session;
-use crate::store_handle::Changes;
-use skep_cluster::Store;
-use skep_cluster::assign::{Assignments, assignments};
-use skep_cluster::command::{Key, Kind};
+use skep_cluster::assign::{Assignments, assignments, networks_of_interest};
 use skep_model::id::NodeId;
 use skep_model::task::Task;
 use skep_proto::codec::encode;
 use skep_proto::dispatcher::assignment_change::{Action, Item};
 use skep_proto::dispatcher::assignments_message::Kind as MessageKind;
 use skep_proto::dispatcher::{AssignmentChange, AssignmentsMessage};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tonic::Status;
 
 /// Feeds the stream until the agent goes away or the session ends.
@@ -27,7 +23,19 @@ pub(crate) async fn stream(
     session: &Session,
     sender: mpsc::Sender<Result<AssignmentsMessage, Status>>,
 ) {
-    let mut changes = inner.replicator.store().changes();
+    feed(inner, node, session, &sender).await;
+    // A call that came last may have been meant for a later stream of the same session.
+    session.wakers.assignments.notify_one();
+}
+
+async fn feed(
+    inner: &Inner,
+    node: &NodeId,
+    session: &Session,
+    sender: &mpsc::Sender<Result<AssignmentsMessage, Status>>,
+) {
+    // Before the first look, so that nothing is missed after it.
+    inner.routes.open(node, session);
     let mut sent = Sent::default();
     let mut complete = true;
     loop {
@@ -37,50 +45,27 @@ pub(crate) async fn stream(
             () = ended(inner, session) => return,
         };
         let Ok(permit) = permit else { return };
-        forget(&mut changes);
         let store = inner.replicator.store().snapshot();
         let wanted = assignments(&store, node);
+        let interests = networks_of_interest(&store, node);
+        let is_late = inner.routes.interested(node, session, interests, store.index());
         let network_differs = complete || wanted.network != sent.set.network;
         if let Some(message) = sent.message(wanted, store.index(), complete) {
             if network_differs {
-                inner.progress.sent(node, &session.id, store.index());
+                inner.routes.sent(node, session, store.index());
             }
             permit.send(Ok(message));
             complete = false;
         }
-        inner.progress.looked_at(node, &session.id, store.index());
+        inner.routes.looked_at(node, session, store.index());
         drop(store);
+        if is_late {
+            continue;
+        }
         tokio::select! {
             () = sender.closed() => return,
             () = ended(inner, session) => return,
-            () = relevant_change(inner, node, session, &sent, &mut changes) => {}
-        }
-    }
-}
-
-/// What has changed so far is in the snapshot taken next.
-fn forget(changes: &mut broadcast::Receiver<Changes>) {
-    while !matches!(changes.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
-}
-
-async fn relevant_change(
-    inner: &Inner,
-    node: &NodeId,
-    session: &Session,
-    sent: &Sent,
-    changes: &mut broadcast::Receiver<Changes>,
-) {
-    loop {
-        match changes.recv().await {
-            Ok(Changes::All) | Err(RecvError::Lagged(_)) => return,
-            Ok(Changes::Keys(index, keys)) => {
-                let store = inner.replicator.store().snapshot();
-                if keys.iter().any(|key| sent.depends_on(key, &store, node)) {
-                    return;
-                }
-                inner.progress.looked_at(node, &session.id, index);
-            }
-            Err(RecvError::Closed) => std::future::pending().await,
+            () = session.wakers.assignments.notified() => {}
         }
     }
 }
@@ -90,33 +75,12 @@ async fn relevant_change(
 struct Sent {
     set: Assignments,
     generation: u64,
-    /// Networks whose endpoints concern the node.
-    networks: BTreeSet<String>,
 }
 
 impl Sent {
-    /// Whether a changed object may change the node's set. May say yes too often, never no wrongly.
-    fn depends_on(&self, key: &Key, store: &Store, node: &NodeId) -> bool {
-        match key.kind {
-            Kind::Task => self.set.tasks.contains_key(&key.id) || self.concerns(key, store, node),
-            Kind::Secret => self.set.secrets.contains_key(&key.id),
-            Kind::Config => self.set.configs.contains_key(&key.id),
-            Kind::Service | Kind::Network | Kind::Node | Kind::Cluster => true,
-        }
-    }
-
-    /// A task elsewhere matters by its endpoints; of a removed one nothing is known any more.
-    fn concerns(&self, key: &Key, store: &Store, node: &NodeId) -> bool {
-        let Some(task) = store.task(&key.id) else { return !self.networks.is_empty() };
-        task.node_id == *node
-            || !task.endpoint.ports.is_empty()
-            || task.attachments.iter().any(|leg| self.networks.contains(leg.network.as_str()))
-    }
-
     /// The message that brings the agent to `wanted`; `None` if it is there already.
     fn message(&mut self, wanted: Assignments, index: u64, complete: bool) -> Option<AssignmentsMessage> {
         let changes = if complete { all(&wanted, index) } else { difference(&self.set, &wanted, index) };
-        self.networks = wanted.network.networks.iter().map(|network| network.id.0.clone()).collect();
         self.set = wanted;
         if changes.is_empty() && !complete {
             return None;

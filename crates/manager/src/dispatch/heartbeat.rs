@@ -59,13 +59,19 @@ async fn expect_nodes(replicator: &Replicator, sessions: &Sessions) {
     record(replicator, sessions, &missing, NodeState::Unknown, "").await;
 }
 
-/// Records that nodes are away. One that opened a session while that was on its way saw its
-/// old, good state and wrote nothing; it is put right afterwards.
-async fn record(replicator: &Replicator, sessions: &Sessions, nodes: &[NodeId], state: NodeState, message: &str) {
-    write_states(replicator, nodes, state, message, |_| true).await;
-    let back: Vec<NodeId> = nodes.iter().filter(|node| sessions.is_open(node)).cloned().collect();
+/// Records that nodes are away, unless they are back. One that opens a session while that is on
+/// its way sees its old, good state and writes nothing; it is put right afterwards.
+pub(super) async fn record(
+    replicator: &Replicator,
+    sessions: &Sessions,
+    nodes: &[NodeId],
+    state: NodeState,
+    message: &str,
+) {
+    write_states(replicator, nodes, state, message, |node, _| !sessions.is_open(node)).await;
     // What happened to it since, if anything, is newer.
-    write_states(replicator, &back, NodeState::Ready, "", |present| present == state).await;
+    let is_wrong = |node: &NodeId, present| present == state && sessions.is_open(node);
+    write_states(replicator, nodes, NodeState::Ready, "", is_wrong).await;
 }
 
 async fn write_states(
@@ -73,14 +79,14 @@ async fn write_states(
     nodes: &[NodeId],
     state: NodeState,
     message: &str,
-    applies: impl Fn(NodeState) -> bool,
+    applies: impl Fn(&NodeId, NodeState) -> bool,
 ) {
     for chunk in nodes.chunks(WRITES_PER_COMMAND_MAX) {
         let recorded = edit(replicator, |store, _, _| {
             let mut writes = Vec::new();
             for node in chunk {
                 // A node that was removed meanwhile has no state to record.
-                if store.node(node.as_str()).is_some_and(|present| applies(present.status.state)) {
+                if store.node(node.as_str()).is_some_and(|present| applies(node, present.status.state)) {
                     writes.extend(node_state(store, node, state, message)?);
                 }
             }

@@ -3,7 +3,7 @@
 
 mod assignments;
 mod heartbeat;
-mod progress;
+mod routes;
 mod session;
 mod sessions;
 mod status;
@@ -12,9 +12,9 @@ mod tunnels;
 use crate::access::Caller;
 use crate::edit::{edit, status_of};
 use crate::raft::Replicator;
-use progress::Progress;
-use sessions::Sessions;
-use skep_cluster::edit::{node_ready, node_state};
+use routes::Routes;
+use sessions::{Session, Sessions};
+use skep_cluster::edit::node_ready;
 use skep_model::id::NodeId;
 use skep_model::node::{NodeDescription, NodeState};
 use skep_model::task::TaskStatus;
@@ -57,7 +57,7 @@ struct Inner {
     replicator: Replicator,
     sessions: Sessions,
     tunnels: Tunnels,
-    progress: Progress,
+    routes: Routes,
     reports: mpsc::Sender<Report>,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -83,7 +83,7 @@ pub(crate) fn new(
         replicator,
         sessions: Sessions::default(),
         tunnels,
-        progress: Progress::default(),
+        routes: Routes::default(),
         reports: sender,
         streams: TaskTracker::new(),
         stop,
@@ -100,6 +100,7 @@ impl DispatcherLoop {
             tokio::try_join!(
                 heartbeat::run(&inner.replicator, &inner.sessions, &inner.stop),
                 status::run(&inner.replicator, self.reports, &inner.stop),
+                routes::run(inner.replicator.store(), &inner.routes),
             )
         };
         tokio::select! {
@@ -136,26 +137,19 @@ impl Inner {
         .await
     }
 
-    /// The agent closed its session's stream: it went away, or the connection did.
-    async fn session_closed(&self, node: &NodeId, session_id: &str) {
-        if self.stop.is_cancelled() || !self.replicator.is_leader() {
-            return;
-        }
-        let decide = |store: &skep_cluster::Store, _, _: &mut dyn skep_cluster::ids::IdSource| {
-            // It may be back already; what that writes is newer, also when this is decided again.
-            let is_gone = self.sessions.is_current(node, session_id) && store.node(node.as_str()).is_some();
-            let writes = if is_gone { node_state(store, node, NodeState::Disconnected, "")? } else { Vec::new() };
-            Ok(((), writes))
-        };
-        if let Err(error) = edit(&self.replicator, decide).await {
-            tracing::warn!(%node, %error, "cannot record that a node disconnected");
+    /// A session's stream is closed: the agent went away, or the connection did.
+    async fn session_closed(&self, node: &NodeId, session: &Session) {
+        let was_present = self.sessions.close(node, session);
+        if was_present && !self.stop.is_cancelled() && self.replicator.is_leader() {
+            let nodes = std::slice::from_ref(node);
+            heartbeat::record(&self.replicator, &self.sessions, nodes, NodeState::Disconnected, "").await;
         }
     }
 
     /// Whether every node that is not down has, within a limit, the network state that
     /// results from the store at an index.
     async fn everybody_has(&self, index: u64) -> bool {
-        let mut reports = self.progress.reports();
+        let mut reports = self.routes.reports();
         let until = Instant::now() + NETWORK_WAIT_MAX;
         loop {
             reports.borrow_and_update();
@@ -171,8 +165,8 @@ impl Inner {
     }
 
     fn all_have(&self, store: &skep_cluster::Store, index: u64) -> bool {
-        let mut alive = store.nodes().filter(|node| node.status.state != NodeState::Down);
-        alive.all(|node| self.progress.has(&node.id, index))
+        let alive = store.nodes().filter(|node| node.status.state != NodeState::Down);
+        self.routes.all_have(alive.map(|node| &node.id), index)
     }
 
     /// Only the leader serves agents; the others say where it is.
@@ -217,7 +211,7 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
         let inner = self.inner.clone();
         self.inner.streams.spawn(async move {
             session::stream(&inner, &node, &opened, sender).await;
-            inner.session_closed(&node, &opened.id).await;
+            inner.session_closed(&node, &opened).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -308,8 +302,8 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
         self.inner.check_leader()?;
         let (node, _) = caller_of(&request)?;
         let request = request.into_inner();
-        self.inner.sessions.get(&node, &request.session_id)?;
-        self.inner.progress.applied(&node, &request.session_id, request.generation);
+        let session = self.inner.sessions.get(&node, &request.session_id)?;
+        self.inner.routes.applied(&node, &session, request.generation);
         Ok(Response::new(ReportNetworkResponse {}))
     }
 

@@ -3,14 +3,11 @@
 
 use super::Inner;
 use super::sessions::Session;
-use crate::store_handle::Changes;
 use skep_cluster::Store;
-use skep_cluster::command::Kind;
 use skep_model::id::NodeId;
 use skep_model::node::ManagerStatus;
 use skep_proto::codec::encode;
 use skep_proto::dispatcher::{Manager, SessionMessage};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -26,7 +23,8 @@ pub(crate) async fn stream(
     session: &Session,
     sender: mpsc::Sender<Result<SessionMessage, Status>>,
 ) {
-    let mut changes = inner.replicator.store().changes();
+    // Before the first look, so that nothing is missed after it.
+    inner.routes.open(node, session);
     let mut last = None;
     loop {
         let message = message(inner, &inner.replicator.store().snapshot(), node, session);
@@ -47,15 +45,7 @@ pub(crate) async fn stream(
         tokio::select! {
             () = sender.closed() => return,
             () = ended(inner, session) => return,
-            () = async {
-                loop {
-                    match changes.recv().await {
-                        Ok(change) if !matters(&change, &inner.replicator.store().snapshot(), node) => {}
-                        Ok(_) | Err(RecvError::Lagged(_)) => return,
-                        Err(RecvError::Closed) => std::future::pending().await,
-                    }
-                }
-            } => {}
+            () = session.wakers.session.notified() => {}
         }
     }
 }
@@ -68,23 +58,14 @@ pub(crate) async fn ended(inner: &Inner, session: &Session) {
     }
 }
 
-/// The cluster, this node, a manager, or a node that is gone and may have been one.
-fn matters(change: &Changes, store: &Store, node: &NodeId) -> bool {
-    let Changes::Keys(_, keys) = change else { return true };
-    keys.iter().any(|key| match key.kind {
-        Kind::Cluster => true,
-        Kind::Node if key.id == node.as_str() => true,
-        Kind::Node => store.node(&key.id).is_none_or(|other| other.manager_status.is_some()),
-        Kind::Service | Kind::Task | Kind::Network | Kind::Secret | Kind::Config => false,
-    })
-}
-
 /// `None`: the node is not in the swarm any more.
 fn message(inner: &Inner, store: &Store, node: &NodeId, session: &Session) -> Option<SessionMessage> {
     let node = store.node(node.as_str())?;
     let cluster = store.cluster()?;
-    let mut managers: Vec<Manager> =
-        store.nodes().filter_map(|node| node.manager_status.as_ref().map(|status| manager(&node.id, status))).collect();
+    let mut managers: Vec<Manager> = store
+        .managers()
+        .filter_map(|node| node.manager_status.as_ref().map(|status| manager(&node.id, status)))
+        .collect();
     if managers.is_empty() {
         managers.push(Manager { node_id: String::new(), address: inner.own_address.clone(), weight: LEADER_WEIGHT });
     }

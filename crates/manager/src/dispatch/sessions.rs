@@ -5,7 +5,7 @@ use crate::ids::RandomIds;
 use skep_cluster::ids::IdSource;
 use skep_model::id::NodeId;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,22 +20,44 @@ const PERIODS_OF_GRACE: u32 = 6;
 /// The table of sessions.
 #[derive(Default)]
 pub(crate) struct Sessions {
-    table: Mutex<BTreeMap<NodeId, Entry>>,
-    /// The earliest deadline may have moved.
+    table: Mutex<Table>,
+    /// There is a deadline before the one that is waited for.
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    nodes: BTreeMap<NodeId, Entry>,
+    /// Sessions opened so far.
+    opened: u64,
+    /// The deadline that is waited for.
+    watched: Option<Instant>,
 }
 
 struct Entry {
     /// `None`: the node is only expected.
     session: Option<Session>,
+    /// The agent has closed its stream; it may go on with the session until the deadline.
+    is_closed: bool,
     deadline: Instant,
 }
 
-/// An open session. Its streams end when `ended` is cancelled.
-#[derive(Clone)]
+/// An open session. `ended` is cancelled when it is no longer the node's, also when the
+/// node goes on with it over another stream; its streams end then.
+#[derive(Clone, Default)]
 pub(crate) struct Session {
     pub(crate) id: String,
+    /// Of two sessions of a node the later one has the higher number.
+    pub(crate) number: u64,
     pub(crate) ended: CancellationToken,
+    pub(crate) wakers: Wakers,
+}
+
+/// What makes the streams of a session look at the store again.
+#[derive(Clone, Default)]
+pub(crate) struct Wakers {
+    pub(crate) session: Arc<Notify>,
+    pub(crate) assignments: Arc<Notify>,
 }
 
 impl Sessions {
@@ -43,7 +65,7 @@ impl Sessions {
     pub(crate) fn open(&self, node: &NodeId, resume_id: &str, period: Duration, now: Instant) -> Session {
         let mut table = self.table();
         let deadline = now + period * PERIODS_FORGIVEN;
-        let before = table.remove(node).and_then(|entry| entry.session);
+        let before = table.nodes.remove(node).and_then(|entry| entry.session);
         if let Some(before) = &before {
             before.ended.cancel();
         }
@@ -51,17 +73,21 @@ impl Sessions {
             Some(before) if before.id == resume_id => before.id,
             _ => RandomIds.swarm_id(),
         };
-        let session = Session { id, ended: CancellationToken::new() };
-        table.insert(node.clone(), Entry { session: Some(session.clone()), deadline });
+        table.opened += 1;
+        let session = Session { id, number: table.opened, ..Session::default() };
+        table.nodes.insert(node.clone(), Entry { session: Some(session.clone()), is_closed: false, deadline });
+        let is_earliest = table.is_earliest(deadline);
         drop(table);
-        self.changed.notify_one();
+        if is_earliest {
+            self.changed.notify_one();
+        }
         session
     }
 
     /// The node lives: its deadline moves.
     pub(crate) fn beat(&self, node: &NodeId, session_id: &str, period: Duration, now: Instant) -> Result<(), Status> {
         let mut table = self.table();
-        let entry = table.get_mut(node).filter(|entry| entry.is(session_id)).ok_or_else(unknown)?;
+        let entry = table.nodes.get_mut(node).filter(|entry| entry.is(session_id)).ok_or_else(unknown)?;
         entry.deadline = now + period * PERIODS_FORGIVEN;
         Ok(())
     }
@@ -69,29 +95,35 @@ impl Sessions {
     /// The node's present session, if it has that id.
     pub(crate) fn get(&self, node: &NodeId, session_id: &str) -> Result<Session, Status> {
         let table = self.table();
-        let entry = table.get(node).filter(|entry| entry.is(session_id));
+        let entry = table.nodes.get(node).filter(|entry| entry.is(session_id));
         entry.and_then(|entry| entry.session.clone()).ok_or_else(unknown)
     }
 
-    pub(crate) fn is_current(&self, node: &NodeId, session_id: &str) -> bool {
-        self.table().get(node).is_some_and(|entry| entry.is(session_id))
+    /// The stream of a session was closed by its agent. Whether it was the node's present one.
+    pub(crate) fn close(&self, node: &NodeId, session: &Session) -> bool {
+        let mut table = self.table();
+        let is_it = |entry: &&mut Entry| entry.session.as_ref().is_some_and(|known| known.number == session.number);
+        table.nodes.get_mut(node).filter(is_it).map(|entry| entry.is_closed = true).is_some()
     }
 
-    /// Whether the node has a session, whichever.
+    /// Whether the node is there with a session, whichever.
     pub(crate) fn is_open(&self, node: &NodeId) -> bool {
-        self.table().get(node).is_some_and(|entry| entry.session.is_some())
+        self.table().nodes.get(node).is_some_and(|entry| entry.session.is_some() && !entry.is_closed)
     }
 
     /// Expects these nodes to open a session; answers those who have none yet.
     pub(crate) fn expect(&self, nodes: Vec<NodeId>, period: Duration, now: Instant) -> Vec<NodeId> {
         let deadline = now + period * PERIODS_OF_GRACE;
         let mut table = self.table();
-        let missing: Vec<NodeId> = nodes.into_iter().filter(|node| !table.contains_key(node)).collect();
+        let missing: Vec<NodeId> = nodes.into_iter().filter(|node| !table.nodes.contains_key(node)).collect();
         for node in &missing {
-            table.insert(node.clone(), Entry { session: None, deadline });
+            table.nodes.insert(node.clone(), Entry { session: None, is_closed: false, deadline });
         }
+        let is_earliest = table.is_earliest(deadline);
         drop(table);
-        self.changed.notify_one();
+        if is_earliest {
+            self.changed.notify_one();
+        }
         missing
     }
 
@@ -99,9 +131,9 @@ impl Sessions {
     pub(crate) fn expire(&self, now: Instant) -> Vec<NodeId> {
         let mut table = self.table();
         let expired: Vec<NodeId> =
-            table.iter().filter(|(_, entry)| entry.deadline <= now).map(|(node, _)| node.clone()).collect();
+            table.nodes.iter().filter(|(_, entry)| entry.deadline <= now).map(|(node, _)| node.clone()).collect();
         for node in &expired {
-            if let Some(Entry { session: Some(session), .. }) = table.remove(node) {
+            if let Some(Entry { session: Some(session), .. }) = table.nodes.remove(node) {
                 session.ended.cancel();
             }
         }
@@ -110,7 +142,7 @@ impl Sessions {
 
     /// Ends all sessions: this manager is not the leader any more.
     pub(crate) fn clear(&self) {
-        for (_, entry) in std::mem::take(&mut *self.table()) {
+        for (_, entry) in std::mem::take(&mut self.table().nodes) {
             if let Some(session) = entry.session {
                 session.ended.cancel();
             }
@@ -120,7 +152,11 @@ impl Sessions {
     /// Waits until the earliest deadline has passed.
     pub(crate) async fn next_expiry(&self) {
         loop {
-            let earliest = self.table().values().map(|entry| entry.deadline).min();
+            let earliest = {
+                let mut table = self.table();
+                table.watched = table.nodes.values().map(|entry| entry.deadline).min();
+                table.watched
+            };
             let due = async {
                 match earliest {
                     Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -130,7 +166,7 @@ impl Sessions {
             tokio::select! {
                 () = due => {
                     // Heartbeats move deadlines without a signal.
-                    if self.table().values().any(|entry| entry.deadline <= Instant::now()) {
+                    if self.table().nodes.values().any(|entry| entry.deadline <= Instant::now()) {
                         return;
                     }
                 }
@@ -139,8 +175,15 @@ impl Sessions {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Nobody waits for a deadline as early as this.
+    fn is_earliest(&self, deadline: Instant) -> bool {
+        self.watched.is_none_or(|watched| deadline < watched)
     }
 }
 
@@ -190,6 +233,18 @@ mod tests {
         assert_ne!(other.id, first.id);
         assert!(sessions.get(&node("a"), &first.id).is_err());
         assert!(sessions.get(&node("a"), &other.id).is_ok());
+    }
+
+    #[test]
+    fn a_closed_session_is_not_there_until_it_goes_on() {
+        let (sessions, start) = (Sessions::default(), Instant::now());
+        let first = sessions.open(&node("a"), "", PERIOD, start);
+        assert!(sessions.close(&node("a"), &first) && !sessions.is_open(&node("a")));
+        let resumed = sessions.open(&node("a"), &first.id, PERIOD, start);
+        assert!(!sessions.close(&node("a"), &first) && sessions.is_open(&node("a")));
+        assert!(sessions.close(&node("a"), &resumed));
+        assert_eq!(sessions.expire(after(start, 15)), [node("a")]);
+        assert!(!sessions.close(&node("a"), &resumed));
     }
 
     #[test]

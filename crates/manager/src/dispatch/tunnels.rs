@@ -2,10 +2,11 @@
 //! agent, which opens a connection of its own for each tunnel, so that one whose reader is
 //! slow holds up nothing else. Followers go through the leader.
 
-use crate::raft::Replicator;
+use crate::raft::{Leadership, Member, Replicator};
 use futures_util::Stream;
 use skep_identity::Identity;
 use skep_model::id::NodeId;
+use skep_model::node::NodeState;
 use skep_model::{Error, ErrorKind, Result};
 use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
 use skep_proto::dispatcher::{TunnelPiece, TunnelRequest};
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::DuplexStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +30,8 @@ pub(crate) const REQUESTS_QUEUED_MAX: usize = 16;
 const OPEN_MAX: Duration = Duration::from_secs(5);
 /// A follower's call to the leader, which asks the node meanwhile.
 const FORWARD_MAX: Duration = Duration::from_secs(8);
+/// How long it is waited for a leader, and for a node that is said to be ready.
+const REACH_PATIENCE: Duration = Duration::from_secs(2);
 
 type Pieces = mpsc::Sender<Result<TunnelPiece, Status>>;
 type Requests = mpsc::Sender<Result<TunnelRequest, Status>>;
@@ -41,6 +45,8 @@ pub(crate) struct Tunnels {
 struct Shared {
     replicator: Replicator,
     identity: Identity,
+    /// Nodes whose agent listens for requests here.
+    listening: watch::Sender<BTreeMap<NodeId, Requests>>,
     state: Mutex<State>,
     carriers: TaskTracker,
     stop: CancellationToken,
@@ -48,8 +54,6 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Nodes whose agent listens for requests here.
-    listening: BTreeMap<NodeId, Requests>,
     /// Kept over sessions, since tunnels outlive them.
     slots: BTreeMap<NodeId, Arc<Semaphore>>,
     /// Asked for and not opened yet, by tunnel id.
@@ -69,16 +73,32 @@ struct Opened {
 
 impl Tunnels {
     pub(crate) fn new(replicator: Replicator, identity: Identity, stop: CancellationToken) -> Self {
-        let shared = Shared { replicator, identity, state: Mutex::default(), carriers: TaskTracker::new(), stop };
+        let (listening, state, carriers) = (watch::Sender::default(), Mutex::default(), TaskTracker::new());
+        let shared = Shared { replicator, identity, listening, state, carriers, stop };
         Self { shared: Arc::new(shared) }
     }
 
-    /// A byte stream to the node's own HTTP service.
+    /// A byte stream to the node's own HTTP service. In a change of leader, it is waited a moment
+    /// for the next one, and there for the nodes that are on their way to it.
     ///
     /// # Errors
     /// `Unavailable` when there is no leader, the node is not connected or too much is open to it.
     pub(crate) async fn reach(&self, node: &NodeId) -> Result<DuplexStream> {
-        if self.shared.replicator.is_leader() { self.ask(node).await } else { self.ask_leader(node).await }
+        let give_up = Instant::now() + REACH_PATIENCE;
+        let mut leadership = self.shared.replicator.leadership();
+        loop {
+            let leader = leadership.borrow_and_update().clone();
+            let reached = match &leader {
+                Leadership::Us => return self.ask(node).await,
+                Leadership::Other(leader) => self.ask_leader(leader, node).await,
+                Leadership::Nobody { .. } => Err(Error::unavailable("the swarm does not have a leader at present")),
+            };
+            // Whoever was asked may be the last to know that it leads no more.
+            let changed = async { tokio::time::timeout_at(give_up, leadership.changed()).await };
+            if reached.is_ok() || !self.is_ready(node) || !matches!(changed.await, Ok(Ok(()))) {
+                return reached;
+            }
+        }
     }
 
     /// On the leader: has the node open a tunnel.
@@ -86,12 +106,8 @@ impl Tunnels {
         let slot = self.slot(node)?;
         let tunnel_id = hex::encode(rand::random::<[u8; 16]>());
         let (opened, answer) = oneshot::channel();
-        let requests = {
-            let mut state = self.shared.state();
-            let requests = state.listening.get(node).cloned().ok_or_else(away)?;
-            state.awaited.insert(tunnel_id.clone(), Awaited { node: node.clone(), opened });
-            requests
-        };
+        let requests = self.listener(node).await?;
+        self.shared.state().awaited.insert(tunnel_id.clone(), Awaited { node: node.clone(), opened });
         // Also when the caller goes away meanwhile.
         let _forget = Forget { shared: &self.shared, tunnel_id: &tunnel_id };
         let request = TunnelRequest { tunnel_id: tunnel_id.clone() };
@@ -101,6 +117,27 @@ impl Tunnels {
             Ok(Err(_)) => Err(away()),
             Err(_) => Err(Error::unavailable(format!("it did not open a stream within {OPEN_MAX:?}"))),
         }
+    }
+
+    /// The node's agent, which may be on its way back.
+    async fn listener(&self, node: &NodeId) -> Result<Requests> {
+        let mut listening = self.shared.listening.subscribe();
+        let found = async {
+            loop {
+                if let Some(requests) = listening.borrow_and_update().get(node) {
+                    return Some(requests.clone());
+                }
+                if !self.is_ready(node) || listening.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        tokio::time::timeout(REACH_PATIENCE, found).await.ok().flatten().ok_or_else(away)
+    }
+
+    fn is_ready(&self, node: &NodeId) -> bool {
+        let store = self.shared.replicator.store().snapshot();
+        store.node(node.as_str()).is_some_and(|node| node.status.state == NodeState::Ready)
     }
 
     fn slot(&self, node: &NodeId) -> Result<OwnedSemaphorePermit> {
@@ -117,10 +154,7 @@ impl Tunnels {
     }
 
     /// On a follower: the leader is the one whom nodes are connected to.
-    async fn ask_leader(&self, node: &NodeId) -> Result<DuplexStream> {
-        let members = self.shared.replicator.members();
-        let leader = members.leader.and_then(|leader| members.voters.get(&leader));
-        let leader = leader.ok_or_else(|| Error::unavailable("the swarm does not have a leader at present"))?;
+    async fn ask_leader(&self, leader: &Member, node: &NodeId) -> Result<DuplexStream> {
         let (outgoing, pieces) = mpsc::channel(PIECES_QUEUED_MAX);
         // The queue is empty.
         let _ = outgoing.try_send(opening(node.as_str()));
@@ -167,15 +201,15 @@ impl Tunnels {
 
     /// The node's agent listens on `requests`, until [`Tunnels::unlisten`].
     pub(crate) fn listen(&self, node: &NodeId, requests: Requests) {
-        self.shared.state().listening.insert(node.clone(), requests);
+        self.shared.listening.send_modify(|listening| drop(listening.insert(node.clone(), requests)));
     }
 
     /// That listening has ended; one that took over goes on.
     pub(crate) fn unlisten(&self, node: &NodeId, requests: &Requests) {
-        let mut state = self.shared.state();
-        if state.listening.get(node).is_some_and(|known| known.same_channel(requests)) {
-            state.listening.remove(node);
-        }
+        self.shared.listening.send_if_modified(|listening| {
+            let is_it = listening.get(node).is_some_and(|known| known.same_channel(requests));
+            is_it && listening.remove(node).is_some()
+        });
     }
 
     fn carried<O: Send + 'static>(

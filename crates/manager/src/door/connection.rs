@@ -3,6 +3,7 @@
 use super::connections::Entry;
 use crate::access::Caller;
 use skep_identity::Peer;
+use skep_identity::net::TcpStream;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +11,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;

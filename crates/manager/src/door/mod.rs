@@ -16,12 +16,12 @@ use connections::Connections;
 use handshakes::Handshakes;
 use skep_cluster::command::Kind;
 use skep_cluster::edit::is_locked_out;
+use skep_identity::net::{TcpListener, TcpStream};
 use skep_identity::{Identity, Peer};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -130,7 +130,7 @@ impl Door {
         let mut changes = self.store.changes();
         loop {
             let concerns_us = match changes.recv().await {
-                Ok(Changes::Keys(_, keys)) => keys.iter().any(|key| key.kind == Kind::Cluster),
+                Ok(Changes::Keys(_, keys, _)) => keys.iter().any(|key| key.kind == Kind::Cluster),
                 Ok(Changes::All) | Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => return std::future::pending().await,
             };

@@ -3,6 +3,7 @@
 
 use super::Replicator;
 use super::types::TypeConfig;
+use crate::blocking::blocking;
 use crate::store_handle::Changes;
 use openraft::RaftMetrics;
 use openraft::async_runtime::WatchReceiver;
@@ -53,7 +54,7 @@ impl Replicator {
         let index = index_of(&seen.snapshot);
         tracing::debug!(index, "snapshot taken");
         let file = self.snapshot_file.clone();
-        let kept = tokio::task::spawn_blocking(move || file.keep_copies(index, policy.snapshots_kept)).await;
+        let kept = blocking(move || file.keep_copies(index, policy.snapshots_kept)).await;
         if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
             tracing::warn!(%error, "cannot keep a copy of the snapshot");
         }
@@ -78,7 +79,7 @@ impl Replicator {
 async fn settings_change(changes: &mut broadcast::Receiver<Changes>) {
     loop {
         match changes.recv().await {
-            Ok(Changes::Keys(_, keys)) if !keys.iter().any(|key| key.kind == Kind::Cluster) => {}
+            Ok(Changes::Keys(_, keys, _)) if !keys.iter().any(|key| key.kind == Kind::Cluster) => {}
             Ok(_) | Err(RecvError::Lagged(_)) => return,
             Err(RecvError::Closed) => std::future::pending().await,
         }

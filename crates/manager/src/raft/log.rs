@@ -158,6 +158,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        #[cfg(skep_simulated)]
+        if crate::Sabotage::ForgetVote.is_planted() {
+            return Ok(());
+        }
         self.inner.put_meta(VOTE, vote)?;
         self.inner.flusher.flush().await
     }

@@ -2,6 +2,7 @@
 
 use super::snapshot::SnapshotFile;
 use super::types::{LogId, Membership, Outcome, Snapshot, SnapshotMeta, TypeConfig};
+use crate::blocking::blocking;
 use crate::store_handle::StoreHandle;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -46,6 +47,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             let index = entry.log_id.index;
+            #[cfg(skep_simulated)]
+            if crate::Sabotage::SkipEntry.strikes() {
+                continue;
+            }
             let outcome = match entry.payload {
                 EntryPayload::Normal(proposal) => match self.store.apply(index, &proposal.0) {
                     Ok(applied) => Outcome::Applied(applied),
@@ -76,8 +81,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Vec<u8>) -> io::Result<()> {
         let store = decode_store(&snapshot)?;
+        #[cfg(skep_simulated)]
+        let store =
+            if crate::Sabotage::IgnoreSnapshot.is_planted() { Store::clone(&self.store.snapshot()) } else { store };
         let (file, kept) = (self.file.clone(), meta.clone());
-        blocking(move || file.write(&kept, &snapshot)).await?;
+        off_thread(move || file.write(&kept, &snapshot)).await?;
         self.store.replace(store, meta.last_log_id.map_or(0, |id| id.index));
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -86,7 +94,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let file = self.file.clone();
-        let read = blocking(move || file.read()).await?;
+        let read = off_thread(move || file.read()).await?;
         Ok(read.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
@@ -110,7 +118,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let (meta, store, file) = (self.meta.clone(), self.store.clone(), self.file.clone());
-        blocking(move || {
+        off_thread(move || {
             let snapshot = store.to_bytes();
             file.write(&meta, &snapshot)?;
             Ok(Snapshot { meta, snapshot })
@@ -123,6 +131,6 @@ fn decode_store(bytes: &[u8]) -> io::Result<Store> {
     Store::from_bytes(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    blocking(work).await.map_err(io::Error::other)?
 }

@@ -14,6 +14,7 @@ mod seal;
 mod seed;
 mod service;
 mod snapshot;
+mod state;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -52,6 +53,7 @@ pub(crate) use members::{Members, NotAdmitted};
 pub(crate) use network::RAFT_MESSAGE_BYTES_MAX;
 pub(crate) use seal::write_atomic;
 pub(crate) use service::RaftService;
+pub use state::RaftState;
 pub(crate) use types::Member;
 
 /// Election and heartbeat for managers in one data centre: a new leader within a second. The
@@ -260,6 +262,8 @@ impl Replicator {
     /// `None`: it did not take it, or did not answer.
     async fn forward(&self, leader: &Member, command: &Arc<Command>) -> Option<Outcome> {
         let mut client = self.network.shared_client(&leader.address).ok()?;
+        #[cfg(skep_simulated)]
+        let command = &crate::Sabotage::rename(command);
         let answer =
             tokio::time::timeout(FORWARD_TIMEOUT, client.propose(self.network.message(command.as_ref()))).await;
         let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")));
@@ -336,6 +340,9 @@ fn config() -> Config {
         max_payload_entries: APPEND_ENTRIES_MAX,
         api_channel_size: Some(API_QUEUE_MAX),
         enable_pre_vote: Some(true),
+        // A leader may have committed, by the others' disks, what its own had not got when it died.
+        // Leading on in its term without that it would make another entry in its place.
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
 }

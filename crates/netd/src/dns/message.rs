@@ -12,6 +12,7 @@ use std::path::Path;
 /// Tasks come and go: an address must not be remembered for longer.
 const TTL_SECONDS: u32 = 3;
 const HEADER_LENGTH: usize = 12;
+const LABEL_LENGTH_MAX: u8 = 63;
 /// What a client without extensions takes by UDP.
 const UDP_LENGTH_DEFAULT: usize = 512;
 /// More than this is not sent by UDP whatever the client says: it would be fragmented.
@@ -40,8 +41,7 @@ pub fn answer(desired: &Desired, namespace: &Path, query: &[u8], transport: Tran
         return Outcome::Ignore;
     }
     let Ok(packet) = Packet::parse(query) else {
-        // Perhaps a type that this parser does not know, but upstream does.
-        return Outcome::Forward;
+        return unparsed(query);
     };
     let [question] = packet.questions.as_slice() else {
         return reply(&packet, RCODE::FormatError, Vec::new(), transport);
@@ -67,6 +67,14 @@ pub fn answer(desired: &Desired, namespace: &Path, query: &[u8], transport: Tran
         Known::Unreachable => reply(&packet, RCODE::ServerFailure, Vec::new(), transport),
         Known::Foreign => Outcome::Forward,
     }
+}
+
+/// Perhaps a type that this parser does not know, but upstream does. What does not even begin
+/// like a question is nobody's.
+fn unparsed(query: &[u8]) -> Outcome {
+    let (operation, questions) = (query[2] & 0x78, &query[4..6]);
+    let begins_with_name = query.get(HEADER_LENGTH).is_some_and(|length| *length <= LABEL_LENGTH_MAX);
+    if operation == 0 && questions == [0, 1] && begins_with_name { Outcome::Forward } else { Outcome::Ignore }
 }
 
 /// The answer when upstream gave none; empty for bytes that are no query.

@@ -10,11 +10,13 @@ use crate::desired::Desired;
 use crate::kernel::netns::Namespace;
 use crate::rules::resolver::ADDRESS;
 use crate::sockets;
+use skep_model::netstate::NetdCounters;
 use skep_model::network::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -29,6 +31,15 @@ pub struct Resolvers {
     runtime: Handle,
     desired: Arc<RwLock<Desired>>,
     open: BTreeMap<PathBuf, Listening>,
+    counters: Arc<Counters>,
+}
+
+/// What all resolvers were asked.
+#[derive(Debug, Default)]
+struct Counters {
+    queries: AtomicU64,
+    malformed: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// Stops with its owner.
@@ -42,7 +53,17 @@ impl Drop for Listening {
 
 impl Resolvers {
     pub fn new(runtime: Handle, desired: Arc<RwLock<Desired>>) -> Self {
-        Self { runtime, desired, open: BTreeMap::new() }
+        Self { runtime, desired, open: BTreeMap::new(), counters: Arc::default() }
+    }
+
+    /// What was asked so far.
+    pub fn counters(&self) -> NetdCounters {
+        NetdCounters {
+            dns_queries: self.counters.queries.load(Ordering::Relaxed),
+            dns_malformed: self.counters.malformed.load(Ordering::Relaxed),
+            dns_dropped: self.counters.dropped.load(Ordering::Relaxed),
+            ..NetdCounters::default()
+        }
     }
 
     pub fn is_open(&self, namespace: &Path) -> bool {
@@ -61,7 +82,8 @@ impl Resolvers {
             listen(preferred)
         })?;
         let port = udp.local_addr()?.port();
-        let view = serve::View { desired: self.desired.clone(), namespace: path.to_owned() };
+        let view =
+            serve::View { desired: self.desired.clone(), namespace: path.to_owned(), counters: self.counters.clone() };
         let task = self.runtime.spawn(serve::serve(view, udp, tcp));
         self.open.insert(path.to_owned(), Listening(task));
         Ok(port)

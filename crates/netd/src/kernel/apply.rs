@@ -6,8 +6,10 @@ use crate::kernel::netlink::Request;
 use crate::kernel::netns::Namespace;
 use crate::kernel::place::Place;
 use crate::kernel::{ipvs, neighbour, nft, observe, policy, route, sysctl};
+use crate::nft::table::TableFamily;
 use crate::plan::{Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Seen, Wanted, WantedPlace};
 use skep_model::id::NetworkId;
+use skep_model::net_trace::LinkCounters;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +21,13 @@ pub struct Kernel {
     overlay_directory: PathBuf,
     /// Open for the length of one call only, lest a dead container's namespace lives on.
     others: BTreeMap<PlaceId, Place>,
+}
+
+/// What passes through a place.
+#[derive(Debug, Clone, Default)]
+pub struct Traffic {
+    pub flows: Vec<crate::kernel::conntrack::Flow>,
+    pub links: BTreeMap<String, LinkCounters>,
 }
 
 impl Kernel {
@@ -58,6 +67,9 @@ impl Kernel {
             let want = wanted.places.get(&id).unwrap_or(&nothing);
             let observed = match self.place(&id) {
                 Ok(Some(place)) => observe::place(place, want).and_then(|mut seen| {
+                    if matches!(id, PlaceId::Overlay(_)) {
+                        seen.guard = nft::read_table(&mut place.netfilter, TableFamily::Bridge)?;
+                    }
                     if !matches!(id, PlaceId::Container(_)) {
                         seen.balanced = ipvs::read(place, want.balanced.is_some())?;
                     }
@@ -99,6 +111,22 @@ impl Kernel {
         };
         self.others.clear();
         flushed
+    }
+
+    /// Translated connections, and what links have carried; nothing where the place is gone.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn traffic(&mut self, id: &PlaceId) -> io::Result<Traffic> {
+        let traffic = match self.place(id)? {
+            Some(place) => Traffic {
+                flows: crate::kernel::conntrack::flows(&mut place.netfilter)?,
+                links: crate::kernel::counters::read(&place.route.dump(&route::dump_links())?),
+            },
+            None => Traffic::default(),
+        };
+        self.others.clear();
+        Ok(traffic)
     }
 
     /// The MTU of the host's link that has an address; `None` when none has it.
@@ -230,7 +258,9 @@ impl Kernel {
             Op::RemoveTableRoute { place, route } => {
                 absent_is_fine(self.required_place(place)?.route.send_one(&policy::delete_route(route)))
             }
-            Op::Rules { place, changes } => nft::apply(&mut self.required_place(place)?.netfilter, changes),
+            Op::Rules { place, family, changes } => {
+                nft::apply(&mut self.required_place(place)?.netfilter, *family, changes)
+            }
             Op::Balance { place, changes } => ipvs::apply(self.required_place(place)?, changes),
         }
     }

@@ -2,9 +2,10 @@
 //! further datagrams to the old address for as long as they keep coming.
 
 use crate::kernel::netlink::{Answer, Attrs, Request, Socket, attributes, be32};
+use crate::kernel::route::ip;
 use crate::nft::expression::{PROTOCOL_UDP, octets};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = 1;
@@ -42,6 +43,41 @@ pub fn flush_udp(socket: &mut Socket, targets: &[(IpAddr, Option<u16>)]) -> io::
         }
     }
     Ok(deleted)
+}
+
+/// A connection whose destination was translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    pub protocol: u8,
+    /// Where the client meant to go.
+    pub asked: SocketAddr,
+    /// Who answers.
+    pub answers: SocketAddr,
+}
+
+/// Every translated connection of TCP and UDP that the place tracks.
+///
+/// # Errors
+/// What the kernel says.
+pub fn flows(socket: &mut Socket) -> io::Result<Vec<Flow>> {
+    let answers = socket.dump(&Request::new(SUBSYSTEM | GET, 0, &[0; HEADER], &Attrs::new()))?;
+    Ok(answers.iter().filter_map(flow_of).collect())
+}
+
+fn flow_of(answer: &Answer) -> Option<Flow> {
+    let found = attributes(&answer.body, HEADER);
+    if be32(found.get(&STATUS)?)? & STATUS_DNAT == 0 {
+        return None;
+    }
+    let (original, reply) = (attributes(found.get(&TUPLE_ORIGINAL)?, 0), attributes(found.get(&TUPLE_REPLY)?, 0));
+    let protocol = *attributes(original.get(&2)?, 0).get(&1)?.first()?;
+    let socket = |tuple: &std::collections::BTreeMap<u16, &[u8]>, v4: u16, v6: u16, port: u16| {
+        let addresses = attributes(tuple.get(&1)?, 0);
+        let address = ip(addresses.get(&v4).or_else(|| addresses.get(&v6))?)?;
+        let ports = attributes(tuple.get(&2)?, 0);
+        Some(SocketAddr::new(address, u16::from_be_bytes(ports.get(&port)?.get(..2)?.try_into().ok()?)))
+    };
+    Some(Flow { protocol, asked: socket(&original, 2, 4, 3)?, answers: socket(&reply, 1, 3, 2)? })
 }
 
 struct Target {

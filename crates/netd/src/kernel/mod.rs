@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod conntrack;
+pub mod counters;
 pub mod events;
 pub mod ipvs;
 pub mod neighbour;

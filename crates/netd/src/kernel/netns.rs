@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-const OWN: &str = "/proc/thread-self/ns/net";
+/// The calling thread's.
+pub const OWN: &str = "/proc/thread-self/ns/net";
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// An open network namespace. Holding it keeps the namespace alive, so it is never
@@ -94,6 +95,22 @@ impl Namespace {
     pub fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+}
+
+/// Whether two paths lead to one namespace.
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()));
+    file(one).is_some_and(|found| Some(found) == file(other))
+}
+
+/// Gives a namespace one more name.
+///
+/// # Errors
+/// What the kernel says.
+pub fn bind(namespace: &Path, path: &Path) -> io::Result<()> {
+    File::create(path)?;
+    mount(Some(namespace), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
 }
 
 /// Brings the thread back to where it was, also when the work panics.

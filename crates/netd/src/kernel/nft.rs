@@ -3,10 +3,10 @@
 
 use crate::kernel::netlink::{APPEND, Answer, Attrs, CREATE, Request, Socket, attribute_list, attributes, be32, text};
 use crate::nft::expression::{Rule, Verdict};
-use crate::nft::table::{Chain, Change, DataType, Hook, Set, SetKind, Table, Value};
+use crate::nft::table::{Chain, Change, DataType, Hook, Set, SetKind, Table, TableFamily, Value};
 use std::io;
 
-/// The one table that is ours, in every namespace.
+/// The name of the tables that are ours, in every namespace.
 pub const TABLE: &str = "skep";
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -32,6 +32,7 @@ const GET_TABLE: u16 = 1;
 const USER_DATA_KEY_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 const USER_DATA_VALUE_HOST_ORDER: [u8; 6] = [1, 4, 1, 0, 0, 0];
 const FAMILY_INET: u8 = 1;
+const FAMILY_BRIDGE: u8 = 7;
 const SET_FLAG_MAP: u32 = 8;
 const TYPE_VERDICT: u32 = 0xffff_ff00;
 const HEADER: usize = 4;
@@ -47,8 +48,9 @@ const VERDICT_GOTO: u32 = 0xffff_fffc;
 ///
 /// # Errors
 /// The kernel's first refusal.
-pub fn apply(socket: &mut Socket, changes: &[Change]) -> io::Result<()> {
-    let requests: Vec<_> = changes.iter().enumerate().flat_map(|(index, change)| encode(index, change)).collect();
+pub fn apply(socket: &mut Socket, family: TableFamily, changes: &[Change]) -> io::Result<()> {
+    let requests: Vec<_> =
+        changes.iter().enumerate().flat_map(|(index, change)| encode(family, index, change)).collect();
     socket.transact(&batch_mark(BATCH_BEGIN), &requests, &batch_mark(BATCH_END))
 }
 
@@ -56,21 +58,21 @@ pub fn apply(socket: &mut Socket, changes: &[Change]) -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn read_table(socket: &mut Socket) -> io::Result<Option<Table>> {
+pub fn read_table(socket: &mut Socket, family: TableFamily) -> io::Result<Option<Table>> {
     let mut name = Attrs::new();
     name.text(1, TABLE);
-    match socket.ask(&request(GET_TABLE, 0, &name)) {
+    match socket.ask(&request(family, GET_TABLE, 0, &name)) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
     let mut table = Table::default();
-    for answer in socket.dump(&request(GET_CHAIN, 0, &name))? {
+    for answer in socket.dump(&request(family, GET_CHAIN, 0, &name))? {
         if let Some((name, chain)) = chain_of(&answer) {
             table.chains.insert(name, chain);
         }
     }
-    for answer in socket.dump(&request(GET_RULE, 0, &name))? {
+    for answer in socket.dump(&request(family, GET_RULE, 0, &name))? {
         let found = attributes(&answer.body, HEADER);
         if let (Some(TABLE), Some(chain), Some(rule)) =
             (found.get(&1).map(|t| text(t)).as_deref(), found.get(&2), found.get(&4))
@@ -79,11 +81,11 @@ pub fn read_table(socket: &mut Socket) -> io::Result<Option<Table>> {
             chain.rules.push(Rule(rule.to_vec()));
         }
     }
-    for answer in socket.dump(&request(GET_SET, 0, &name))? {
+    for answer in socket.dump(&request(family, GET_SET, 0, &name))? {
         let Some((set_name, mut set)) = set_of(&answer) else { continue };
         let mut which = Attrs::new();
         which.text(1, TABLE).text(2, &set_name);
-        for answer in socket.dump(&request(GET_ELEMENT, 0, &which))? {
+        for answer in socket.dump(&request(family, GET_ELEMENT, 0, &which))? {
             read_elements(&answer, &mut set);
         }
         table.sets.insert(set_name, set);
@@ -91,20 +93,24 @@ pub fn read_table(socket: &mut Socket) -> io::Result<Option<Table>> {
     Ok(Some(table))
 }
 
-fn request(kind: u16, flags: u16, attrs: &Attrs) -> Request {
-    Request::new(SUBSYSTEM | kind, flags, &[FAMILY_INET, 0, 0, 0], attrs)
+fn request(family: TableFamily, kind: u16, flags: u16, attrs: &Attrs) -> Request {
+    let family = match family {
+        TableFamily::Inet => FAMILY_INET,
+        TableFamily::Bridge => FAMILY_BRIDGE,
+    };
+    Request::new(SUBSYSTEM | kind, flags, &[family, 0, 0, 0], attrs)
 }
 
 fn batch_mark(kind: u16) -> Request {
     Request::new(kind, 0, &[0, 0, 0, 10], &Attrs::new())
 }
 
-fn encode(index: usize, change: &Change) -> Vec<Request> {
+fn encode(family: TableFamily, index: usize, change: &Change) -> Vec<Request> {
     let mut a = Attrs::new();
     a.text(1, TABLE);
     match change {
-        Change::DeleteTable => vec![request(DELETE_TABLE, 0, &a)],
-        Change::AddTable => vec![request(NEW_TABLE, CREATE, &a)],
+        Change::DeleteTable => vec![request(family, DELETE_TABLE, 0, &a)],
+        Change::AddTable => vec![request(family, NEW_TABLE, CREATE, &a)],
         Change::AddSet { name, key, kind } => {
             a.text(2, name).be32(4, key.number).be32(5, key.length);
             match kind {
@@ -118,7 +124,7 @@ fn encode(index: usize, change: &Change) -> Vec<Request> {
             }
             // The id is only looked at by rules of the same batch, and ours go by name.
             a.be32(10, u32::try_from(index).unwrap_or_default() + 1);
-            vec![request(NEW_SET, CREATE, &a)]
+            vec![request(family, NEW_SET, CREATE, &a)]
         }
         Change::AddChain { name, hook } => {
             a.text(3, name);
@@ -128,25 +134,25 @@ fn encode(index: usize, change: &Change) -> Vec<Request> {
                 });
                 a.be32(5, VERDICT_ACCEPT).text(7, &hook.chain_type);
             }
-            vec![request(NEW_CHAIN, CREATE, &a)]
+            vec![request(family, NEW_CHAIN, CREATE, &a)]
         }
         Change::FlushChain { name } => {
             a.text(2, name);
-            vec![request(DELETE_RULE, 0, &a)]
+            vec![request(family, DELETE_RULE, 0, &a)]
         }
         Change::AddRule { chain, rule } => {
             a.text(2, chain).nest(4, |list| list.0.extend_from_slice(&rule.0));
-            vec![request(NEW_RULE, CREATE | APPEND, &a)]
+            vec![request(family, NEW_RULE, CREATE | APPEND, &a)]
         }
-        Change::DeleteElements { set, elements } => encode_elements(DELETE_ELEMENT, 0, set, elements),
-        Change::AddElements { set, elements } => encode_elements(NEW_ELEMENT, CREATE, set, elements),
+        Change::DeleteElements { set, elements } => encode_elements((family, DELETE_ELEMENT, 0), set, elements),
+        Change::AddElements { set, elements } => encode_elements((family, NEW_ELEMENT, CREATE), set, elements),
         Change::DeleteChain { name } => {
             a.text(3, name);
-            vec![request(DELETE_CHAIN, 0, &a)]
+            vec![request(family, DELETE_CHAIN, 0, &a)]
         }
         Change::DeleteSet { name } => {
             a.text(2, name);
-            vec![request(DELETE_SET, 0, &a)]
+            vec![request(family, DELETE_SET, 0, &a)]
         }
     }
 }
@@ -163,7 +169,11 @@ fn order_notes(key: DataType, kind: SetKind) -> Vec<u8> {
     notes
 }
 
-fn encode_elements(kind: u16, flags: u16, set: &str, elements: &[(Vec<u8>, Value)]) -> Vec<Request> {
+fn encode_elements(
+    (family, kind, flags): (TableFamily, u16, u16),
+    set: &str,
+    elements: &[(Vec<u8>, Value)],
+) -> Vec<Request> {
     let encode_chunk = |chunk: &[(Vec<u8>, Value)]| {
         let mut a = Attrs::new();
         a.text(1, TABLE).text(2, set).nest(3, |list| {
@@ -186,7 +196,7 @@ fn encode_elements(kind: u16, flags: u16, set: &str, elements: &[(Vec<u8>, Value
                 });
             }
         });
-        request(kind, flags, &a)
+        request(family, kind, flags, &a)
     };
     elements.chunks(ELEMENTS_PER_MESSAGE).map(encode_chunk).collect()
 }

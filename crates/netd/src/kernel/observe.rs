@@ -2,6 +2,7 @@
 
 use crate::kernel::place::Place;
 use crate::kernel::{neighbour, nft, policy, route, sysctl};
+use crate::nft::table::TableFamily;
 use crate::plan::{DefaultRoute, Forwarding, LinkKind, SeenPlace, WantedPlace};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,8 +31,19 @@ pub fn place(place: &mut Place, want: &WantedPlace) -> io::Result<SeenPlace> {
     let forwarding = read_forwarding(place, &tunnels)?;
     let keys: Vec<&String> = want.sysctls.keys().chain(want.optional_sysctls.keys()).collect();
     let sysctls = if keys.is_empty() { BTreeMap::new() } else { place.run(|| Ok(read_sysctls(&keys)))? };
-    let table = nft::read_table(&mut place.netfilter)?;
-    Ok(SeenPlace { links, addresses, routes, forwarding, policy_rules, table_routes, sysctls, table, balanced: None })
+    let table = nft::read_table(&mut place.netfilter, TableFamily::Inet)?;
+    Ok(SeenPlace {
+        links,
+        addresses,
+        routes,
+        forwarding,
+        policy_rules,
+        table_routes,
+        sysctls,
+        table,
+        guard: None,
+        balanced: None,
+    })
 }
 
 fn read_forwarding(place: &mut Place, tunnels: &BTreeMap<u32, &String>) -> io::Result<BTreeSet<Forwarding>> {

@@ -18,8 +18,8 @@ const META_IIFNAME: u32 = 6;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 
-const BASE_LINK: u32 = 0;
-const BASE_NETWORK: u32 = 1;
+pub(super) const BASE_LINK: u32 = 0;
+pub(super) const BASE_NETWORK: u32 = 1;
 const BASE_TRANSPORT: u32 = 2;
 
 const CT_STATE: u32 = 0;
@@ -123,7 +123,7 @@ pub struct Rule(pub Vec<u8>);
 
 /// Kernel's number for the register that starts at a word. Whole 128-bit registers
 /// must be named by their old number because dumps do so.
-fn register(word: u32) -> u32 {
+pub(super) fn register(word: u32) -> u32 {
     if word.is_multiple_of(4) { 1 + word / 4 } else { 8 + word }
 }
 
@@ -132,7 +132,7 @@ impl Rule {
         Self::default()
     }
 
-    fn push(mut self, name: &str, fill: impl FnOnce(&mut Attrs)) -> Self {
+    pub(super) fn push(mut self, name: &str, fill: impl FnOnce(&mut Attrs)) -> Self {
         let mut list = Attrs(std::mem::take(&mut self.0));
         list.nest(LIST_ELEMENT, |element| {
             element.text(EXPRESSION_NAME, name).nest(EXPRESSION_DATA, fill);
@@ -140,19 +140,19 @@ impl Rule {
         Self(list.0)
     }
 
-    fn meta(self, key: u32, word: u32) -> Self {
+    pub(super) fn meta(self, key: u32, word: u32) -> Self {
         self.push("meta", |a| {
             a.be32(1, register(word)).be32(2, key);
         })
     }
 
-    fn payload(self, base: u32, offset: u32, length: u32, word: u32) -> Self {
+    pub(super) fn payload(self, base: u32, offset: u32, length: u32, word: u32) -> Self {
         self.push("payload", |a| {
             a.be32(1, register(word)).be32(2, base).be32(3, offset).be32(4, length);
         })
     }
 
-    fn compare(self, equal: bool, value: &[u8]) -> Self {
+    pub(super) fn compare(self, equal: bool, value: &[u8]) -> Self {
         self.push("cmp", |a| {
             a.be32(1, register(0)).be32(2, u32::from(!equal)).nest(3, |data| {
                 data.bytes(DATA_VALUE, value);
@@ -160,7 +160,7 @@ impl Rule {
         })
     }
 
-    fn mask(self, mask: &[u8]) -> Self {
+    pub(super) fn mask(self, mask: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).unwrap_or_default();
         self.push("bitwise", |a| {
             a.be32(1, register(0)).be32(2, register(0)).be32(3, length);

@@ -1,4 +1,5 @@
 //! nftables as values: expressions, tables, and the difference between two tables.
 
 pub mod expression;
+pub mod frame;
 pub mod table;

@@ -5,6 +5,7 @@ use crate::nft::expression::{Family, INTERFACE_NAME_LENGTH, Rule, Verdict, cover
 use std::collections::BTreeMap;
 
 /// nftables' own numbers for data types, which make listings readable.
+pub const TYPE_INTEGER: u32 = 4;
 pub const TYPE_IPV4: u32 = 7;
 pub const TYPE_IPV6: u32 = 8;
 pub const TYPE_STATION: u32 = 9;
@@ -40,7 +41,11 @@ impl DataType {
     pub const INTERFACE: Self = Self::single(TYPE_INTERFACE, INTERFACE_NAME_LENGTH as u32);
     /// A MAC address.
     pub const STATION: Self = Self::single(TYPE_STATION, 6);
+    /// The same as a part of a key.
+    pub const PADDED_STATION: Self = Self::single(TYPE_STATION, 8);
     pub const MARK: Self = Self::single(TYPE_MARK, 4);
+    /// Tells connections apart that are equal otherwise.
+    pub const ZONE: Self = Self::single(TYPE_INTEGER, 2);
     /// A number from `numgen`.
     pub const INDEX: Self = Self::single(TYPE_MARK, 4);
 
@@ -111,7 +116,16 @@ impl Chain {
     }
 }
 
-/// A table of the `inet` family.
+/// Which packets a table of ours sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableFamily {
+    /// Those of both internet protocols, where they are routed.
+    Inet,
+    /// Frames, where they are bridged.
+    Bridge,
+}
+
+/// What is in a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     pub sets: BTreeMap<String, Set>,

@@ -1,7 +1,7 @@
 //! The routing mesh's share of the host's table: published ports spread over tasks here
 //! and on other nodes, and the way back of what came through the tunnel.
 
-use super::{PRIORITY_MANGLE, address_port, protocol_port_key};
+use super::{PRIORITY_MANGLE, PRIORITY_RAW, address_port, protocol_port_key};
 use crate::nft::expression::{
     CT_ESTABLISHED, CT_NEW, CT_RELATED, CT_STATUS_DNAT, Family, PROTOCOL_TCP, Rule, Verdict, octets,
 };
@@ -16,6 +16,7 @@ const INGRESS: &str = "ingress";
 const INGRESS_HERE: &str = "ingress_here";
 const INGRESS_PORTS: &str = "ingress_ports";
 const STATIONS: &str = "mesh_stations";
+const ZONES: &str = "mesh_zones";
 /// After the translation of sources.
 const PRIORITY_LAST: i32 = 300;
 
@@ -114,15 +115,18 @@ pub(super) fn forward_guard() -> Rule {
 /// The chains of the way through the tunnel and back.
 pub(super) fn add_mesh(peers: &BTreeSet<Peer>, table: &mut Table) {
     let mut stations = Set::new(DataType::STATION, SetKind::Map(DataType::MARK));
+    let mut zones = Set::new(DataType::STATION, SetKind::Map(DataType::ZONE));
     let mut nodes = [Family::V4, Family::V6].map(|family| Set::new(DataType::address(family), SetKind::Set));
     for peer in peers {
         let mark = MARK | u32::from(peer.number);
         stations.elements.insert(peer.mac.to_vec(), Value::Data(mark.to_ne_bytes().to_vec()));
+        zones.elements.insert(peer.mac.to_vec(), Value::Data(peer.number.to_ne_bytes().to_vec()));
         let [v4, v6] = &mut nodes;
         let set = if peer.node.is_ipv4() { v4 } else { v6 };
         set.elements.insert(octets(peer.node), Value::None);
     }
     table.sets.insert(STATIONS.into(), stations);
+    table.sets.insert(ZONES.into(), zones);
     for (family, set) in [Family::V4, Family::V6].into_iter().zip(nodes) {
         table.sets.insert(nodes_set(family).into(), set);
     }
@@ -133,7 +137,10 @@ pub(super) fn add_mesh(peers: &BTreeSet<Peer>, table: &mut Table) {
         .load_source_station()
         .map_value(STATIONS)
         .set_connection_mark();
+    // A client may use one port of its own for connections through several nodes.
+    let apart = Rule::new().iif_is(MESH_TUNNEL).load_source_station().map_value(ZONES).set_original_zone();
     let chains = [
+        ("mesh_zone", Chain::at("filter", HOOK_PREROUTING, PRIORITY_RAW, vec![apart])),
         (
             "mesh_in",
             Chain::at(

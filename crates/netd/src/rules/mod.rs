@@ -1,5 +1,6 @@
 //! Desired state to nftables tables: pure functions, one per kind of namespace.
 
+pub mod guard;
 pub mod host;
 pub mod ingress;
 mod marked;
@@ -16,6 +17,8 @@ const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
+/// Of frames, before the bridge learns from them.
+const PRIORITY_BRIDGE_FILTER: i32 = -200;
 
 /// The protocol's number in an IP header.
 pub fn protocol_number(protocol: Protocol) -> u8 {

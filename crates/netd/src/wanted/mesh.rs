@@ -79,6 +79,12 @@ impl<'a> Mesh<'a> {
         let number = number_of(self.network, node_address)?;
         self.peers.iter().any(|peer| peer.number == number).then(|| hop(number).into())
     }
+
+    /// Where the tunnel of the node with this address on the mesh's network ends.
+    pub fn node_of(&self, node_address: IpAddr) -> Option<IpAddr> {
+        let number = number_of(self.network, node_address)?;
+        self.peers.iter().find(|peer| peer.number == number).map(|peer| peer.node)
+    }
 }
 
 /// A node's number: the part of its address that tells it from others on the network.

@@ -1,9 +1,10 @@
 //! An overlay's namespace: bridge, tunnel, balancer, and the way to what other nodes have.
 
-use super::{Circumstances, LOOPBACK, OVERLAY_BRIDGE, alias, existing_link, gateway_addresses, mtu};
+use super::{Circumstances, LOOPBACK, OVERLAY_BRIDGE, Underlay, alias, existing_link, gateway_addresses, mtu};
 use crate::desired::Desired;
 use crate::nft::expression::Family;
 use crate::plan::{BridgePort, Forwarding, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Tunnel, Wanted, WantedPlace};
+use crate::rules;
 use ipnet::IpNet;
 use skep_model::netstate::{DesiredNetwork, DesiredService, RemoteEndpoint};
 use skep_model::network::mac_of;
@@ -35,6 +36,11 @@ pub(super) fn add(
         port: Some(BridgePort { bridge: OVERLAY_BRIDGE.into(), hairpin: false, isolated: false, learning: false }),
     };
     place.links.insert(OVERLAY_TUNNEL.into(), tunnel);
+    if let Some(room) = circumstances.underlay.map(Underlay::inner_mtu).filter(|room| network.mtu > *room) {
+        let text =
+            format!("network {}: an MTU of {} does not fit, this node's link takes {room}", network.name, network.mtu);
+        wanted.impossible.push(text);
+    }
     for remote in desired.cluster.remotes.get(&network.id).into_iter().flatten() {
         add_remote(remote, local, &mut place, &mut wanted.impossible);
     }
@@ -51,6 +57,8 @@ pub(super) fn add(
         .into_iter()
         .filter_map(|family| sources.iter().copied().find(|address| Family::of(*address) == family));
     place.table = Some(circumstances.balancer.rules(&services, &per_family.collect::<Vec<_>>()));
+    let legs = desired.local.endpoints.iter().filter(|endpoint| endpoint.network == network.id);
+    place.guard = Some(rules::guard::table(legs));
     place.balanced = circumstances.balancer.balanced(&services);
     let settings = circumstances.balancer.settings().iter();
     place.sysctls.extend(settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));

@@ -4,12 +4,13 @@
 use super::{Cause, Scope, Worker};
 use crate::balance::ipvs::table::Services;
 use crate::diff::{self, Op};
-use crate::nft::table;
+use crate::nft::table::{self, TableFamily};
 use crate::plan::{PlaceId, SeenPlace, WantedPlace};
 use crate::ports::{self, Holder};
+use crate::rules;
 use crate::wanted;
 use skep_model::error::{Error, Result};
-use skep_model::id::EndpointId;
+use skep_model::id::{EndpointId, NetworkId};
 use skep_model::netstate::{AttachRequest, DesiredEndpoint, DesiredNetwork, NetworkKind};
 use skep_model::network::Protocol;
 use std::collections::BTreeSet;
@@ -54,6 +55,7 @@ impl Worker {
         if let Some(reason) = seen.unreadable.first() {
             return Err(Error::internal(format!("cannot attach: {reason}")));
         }
+        self.update_guards(request.endpoints.iter())?;
         let ops = diff::attachment(&wanted, &seen);
         let failed = self.kernel.apply(&ops);
         if let Some((op, error)) = failed.first() {
@@ -78,6 +80,7 @@ impl Worker {
         if had_rules || self.read(|desired| !desired.cluster.ingress.is_empty()) {
             self.update_host_rules()?;
         }
+        self.update_guards(removed.iter())?;
         self.forget_flows(&removed);
         self.ports.release(|holder| matches!(holder, Holder::Endpoint(id) if removed_ids.contains(id)));
         // The redirection inside the container stays: it harms nobody there, dies with
@@ -120,15 +123,16 @@ impl Worker {
     fn update_host_rules(&mut self) -> Result<()> {
         let (want, balanced) = self.read(|desired| wanted::host_rules(desired, self.balancer.as_ref()));
         self.update_balanced(balanced)?;
-        let changes = table::difference(want.as_ref(), self.tables.get(&PlaceId::Host));
+        let host = (PlaceId::Host, TableFamily::Inet);
+        let changes = table::difference(want.as_ref(), self.tables.get(&host));
         if changes.is_empty() {
             return Ok(());
         }
-        let failed = self.kernel.apply(&[Op::Rules { place: PlaceId::Host, changes }]);
+        let failed = self.kernel.apply(&[Op::Rules { place: PlaceId::Host, family: TableFamily::Inet, changes }]);
         if failed.is_empty() {
             match want {
-                Some(table) => self.tables.insert(PlaceId::Host, table),
-                None => self.tables.remove(&PlaceId::Host),
+                Some(table) => self.tables.insert(host, table),
+                None => self.tables.remove(&host),
             };
             return Ok(());
         }
@@ -141,6 +145,34 @@ impl Worker {
 }
 
 impl Worker {
+    /// Makes the overlays' bridges let exactly these and their neighbours through.
+    fn update_guards<'a>(&mut self, endpoints: impl Iterator<Item = &'a DesiredEndpoint>) -> Result<()> {
+        let networks: BTreeSet<NetworkId> = endpoints.map(|endpoint| endpoint.network.clone()).collect();
+        for network in networks {
+            let key = (PlaceId::Overlay(network.clone()), TableFamily::Bridge);
+            // What has no such table is no overlay, or is not there yet, or any more.
+            let Some(have) = self.tables.get(&key) else { continue };
+            let on_network = |endpoint: &&DesiredEndpoint| endpoint.network == network;
+            let want = self.read(|desired| rules::guard::table(desired.local.endpoints.iter().filter(on_network)));
+            let changes = table::difference(Some(&want), Some(have));
+            if changes.is_empty() {
+                continue;
+            }
+            let failed = self.kernel.apply(&[Op::Rules { place: key.0.clone(), family: key.1, changes }]);
+            if failed.is_empty() {
+                self.tables.insert(key, want);
+                continue;
+            }
+            // Somebody changed it: all of it is looked at.
+            let failures = self.converge(Scope::Networks, Cause::Drift);
+            let is_it = |op: &Op| matches!(op, Op::Rules { place, family, .. } if (place, family) == (&key.0, &key.1));
+            if let Some((op, reason)) = failures.into_iter().find(|(op, _)| is_it(op)) {
+                return Err(Error::internal(format!("{op}: {reason}")));
+            }
+        }
+        Ok(())
+    }
+
     /// What IPVS has on the host is read each time: it is a handful of services.
     fn update_balanced(&mut self, balanced: Option<Services>) -> Result<()> {
         if balanced.is_none() {

@@ -369,8 +369,10 @@ impl Drop for Lab {
             let _ = netd.kill();
             let _ = netd.wait();
         }
-        for entry in std::fs::read_dir(self.directory.join("overlays")).into_iter().flatten().flatten() {
-            let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
+        for folder in ["netns", "overlays"] {
+            for entry in std::fs::read_dir(self.directory.join(folder)).into_iter().flatten().flatten() {
+                let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
+            }
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }

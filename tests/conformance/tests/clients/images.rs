@@ -2,9 +2,9 @@
 
 use crate::Scenario;
 use anyhow::{Context, Result, ensure};
-use skep_conformance::{Host, wait};
+use skep_conformance::{Ending, Host, wait};
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("import_build_history", import_build_history),
@@ -72,27 +72,18 @@ fn save_and_load(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Debian's registry on the host's loopback, ended when dropped.
-struct Registry(Child);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start_registry(host: &Host) -> Result<Registry> {
-    let folder = host.scratch().join("registry");
+/// Starts Debian's registry on the host's loopback and waits for its answer, `more` being lines
+/// of its configuration.
+pub(crate) fn start_registry(host: &Host, port: u16, more: &str) -> Result<Ending> {
+    let folder = host.scratch().join(format!("registry-{port}"));
     fs::create_dir_all(&folder)?;
-    let config = folder.join("config.yml");
-    fs::write(
-        &config,
-        format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:5000}}\n",
-            folder.join("data").display()
-        ),
-    )?;
+    let (config, data) = (folder.join("config.yml"), folder.join("data"));
+    let text = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+         http: {{addr: 127.0.0.1:{port}}}\n{more}",
+        data.display()
+    );
+    fs::write(&config, text)?;
     let child = host
         .inside(&["docker-registry", "serve", &config.to_string_lossy()])
         .stdin(Stdio::null())
@@ -100,13 +91,15 @@ fn start_registry(host: &Host) -> Result<Registry> {
         .stderr(Stdio::null())
         .spawn()
         .context("docker-registry")?;
-    let registry = Registry(child);
-    wait::until("the registry", || host.inside_ok(&["curl", "--silent", "--fail", "http://127.0.0.1:5000/v2/"]))?;
+    let registry = Ending(child);
+    // One that wants a password answers too.
+    let url = format!("http://127.0.0.1:{port}/v2/");
+    wait::until("the registry", || host.inside_ok(&["curl", "--silent", &url]))?;
     Ok(registry)
 }
 
 fn push_and_pull(host: &mut Host) -> Result<()> {
-    let _registry = start_registry(host)?;
+    let _registry = start_registry(host, 5000, "")?;
     host.import_busybox()?;
     let name = "127.0.0.1:5000/team/busybox:1";
     host.ok(&["tag", "busybox", name])?;

@@ -5,7 +5,11 @@
 
 mod bad_input;
 mod builds;
+mod compose;
+mod corners;
+mod course;
 mod crash;
+mod doctor;
 mod engine;
 mod images;
 mod locked;
@@ -19,7 +23,7 @@ mod verbs;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
-use skep_conformance::{Client, Host};
+use skep_conformance::{Client, Host, with_second_try};
 
 /// A scenario: a name and what to do on a fresh host.
 pub(crate) type Scenario = (&'static str, fn(&mut Host) -> Result<()>);
@@ -42,6 +46,8 @@ fn main() {
             bad_input::SCENARIOS,
             builds::SCENARIOS,
             locked::SCENARIOS,
+            course::SCENARIOS,
+            corners::SCENARIOS,
         ];
         for (name, run) in every_client.concat() {
             trials.push(trial(&client, name, run));
@@ -50,7 +56,15 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in [stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN, builds::OWN].concat() {
+    let own = [
+        compose::SCENARIOS,
+        doctor::OWN,
+        stack::OWN,
+        locked::SKEP_SCENARIOS,
+        orchestration::OWN,
+        builds::OWN,
+    ];
+    for (name, run) in own.concat() {
         trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();
@@ -58,12 +72,12 @@ fn main() {
 
 fn trial(client: &Client, name: &str, run: fn(&mut Host) -> Result<()>) -> Trial {
     let client = client.clone();
-    Trial::test(format!("{}::{name}", client.label), move || {
-        let mut host = Host::start(&client).map_err(failed)?;
-        run(&mut host).map_err(|error| Failed::from(format!("{error:#}\n\nthe daemon's log:\n{}", host.log())))
+    let name = format!("{}::{name}", client.label);
+    Trial::test(name.clone(), move || {
+        let attempt = || {
+            let mut host = Host::start(&client).map_err(|error| format!("{error:#}"))?;
+            run(&mut host).map_err(|error| format!("{error:#}\n\nthe daemon's log:\n{}", host.log()))
+        };
+        with_second_try(&name, attempt).map_err(Failed::from)
     })
-}
-
-fn failed(error: anyhow::Error) -> Failed {
-    Failed::from(format!("{error:#}"))
 }

@@ -2,50 +2,22 @@
 //! the SDK for Python, both as Debian ships them.
 
 use crate::Scenario;
-use anyhow::{Context, Result, ensure};
-use skep_conformance::client::{environment, success};
+use crate::compose::{Project, SHOP};
+use anyhow::{Result, ensure};
+use skep_conformance::client::success;
 use skep_conformance::{Host, wait};
-use std::fs;
-use std::process::Command;
 
 /// Scenarios that bring their own client.
 pub(crate) const SCENARIOS: &[Scenario] = &[("compose_v1", compose_v1), ("sdk_for_python", sdk_for_python)];
 
-const PROJECT: &str = r#"
-version: "3.8"
-services:
-  web:
-    build: CONTEXT
-    image: whoami
-    ports: ["8085:80"]
-    depends_on: [store]
-  store:
-    image: busybox
-    command: ["sh", "-c", "echo started; trap 'exit 0' TERM; while :; do sleep 0.1; done"]
-    environment: {COLOUR: blue}
-    volumes: ["data:/data", "./notes:/notes:ro"]
-    networks: {default: {aliases: [shelf]}}
-volumes:
-  data: {}
-"#;
-
 fn compose_v1(host: &mut Host) -> Result<()> {
-    host.import_busybox()?;
-    let folder = host.scratch().join("project");
-    fs::create_dir_all(folder.join("notes"))?;
-    fs::write(folder.join("notes/one"), "from the host\n")?;
-    let context = environment("SKEP_TEST_WHOAMI_CONTEXT");
-    fs::write(folder.join("docker-compose.yml"), PROJECT.replace("CONTEXT", &context.to_string_lossy()))?;
-    let compose = |args: &[&str]| -> Result<String> {
-        let mut command = Command::new("/usr/bin/docker-compose");
-        command.args(args).current_dir(&folder).env("DOCKER_HOST", format!("unix://{}", host.socket()));
-        success(&command.output()?).with_context(|| args.join(" "))
-    };
+    let project = Project::new(host, SHOP)?;
+    let compose = |args: &[&str]| project.other(args);
 
     compose(&["up", "-d", "--build"])?;
     wait::until("an answer", || host.who_answers("http://127.0.0.1:8085/"))?;
     let listed = compose(&["ps"])?;
-    ensure!(listed.contains("project_web_1") && listed.contains("0.0.0.0:8085->80/tcp"), "{listed}");
+    ensure!(listed.contains("shop_web_1") && listed.contains("0.0.0.0:8085->80/tcp"), "{listed}");
     wait::until("the log", || {
         let log = compose(&["logs", "--no-color", "store"])?;
         ensure!(log.contains("store_1") && log.contains("started"), "{log}");
@@ -59,8 +31,7 @@ fn compose_v1(host: &mut Host) -> Result<()> {
     let before = compose(&["ps", "-q", "store"])?;
     compose(&["up", "-d"])?;
     ensure!(compose(&["ps", "-q", "store"])? == before, "an unchanged container was replaced");
-    let file = folder.join("docker-compose.yml");
-    fs::write(&file, fs::read_to_string(&file)?.replace("COLOUR: blue", "COLOUR: green"))?;
+    project.write(&SHOP.replace("COLOUR: blue", "COLOUR: green"))?;
     compose(&["up", "-d"])?;
     ensure!(compose(&["ps", "-q", "store"])? != before, "a changed container stayed");
     ensure!(compose(&["exec", "-T", "store", "sh", "-c", "echo $COLOUR; cat /data/file"])? == "green\nkept");
@@ -73,14 +44,7 @@ fn compose_v1(host: &mut Host) -> Result<()> {
     compose(&["stop"])?;
     compose(&["start"])?;
     compose(&["down", "--volumes", "-t", "5"])?;
-    for (args, left) in [
-        (["ps", "-aq"].as_slice(), ""),
-        (&["volume", "ls", "-q"], ""),
-        (&["network", "ls", "-q", "--filter", "name=project"], ""),
-    ] {
-        ensure!(host.ok(args)? == left, "{args:?} after down");
-    }
-    Ok(())
+    project.nothing_is_left()
 }
 
 fn sdk_for_python(host: &mut Host) -> Result<()> {

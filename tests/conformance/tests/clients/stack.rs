@@ -230,7 +230,7 @@ fn comparable(host: &Host, service: &str) -> Result<Value> {
         }
     }
     // The stock client of that time leaves this order to chance.
-    for list in ["Env", "Ulimits"] {
+    for list in ["Env", "Ulimits", "Secrets", "Configs"] {
         if let Some(list) = container[list].as_array_mut() {
             list.sort_by_key(Value::to_string);
         }

@@ -1,12 +1,12 @@
 //! Containers of tasks: what a service says reaches them, and users reach into them.
 
 use crate::Scenario;
-use anyhow::{Context, Result, ensure};
+use crate::images::start_registry;
+use anyhow::{Result, ensure};
 use skep_conformance::client::{failure, success};
 use skep_conformance::host::HOST_ADDRESS;
-use skep_conformance::{Host, wait};
+use skep_conformance::{Ending, Host, wait};
 use std::fs;
-use std::process::{Child, Stdio};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_task_is_reached_by_its_slot_and_its_id", a_task_is_reached_by_its_slot_and_its_id),
@@ -75,16 +75,6 @@ fn logs_of_a_service_follow_its_tasks(host: &mut Host) -> Result<()> {
     let task = host.ok(&["service", "logs", "--raw", "talk.2"])?;
     ensure!(task.contains("hello from h2") && !task.contains("h1"), "{task}");
     Ok(())
-}
-
-/// A process that ends with the test.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn secrets_and_configs_become_files(host: &mut Host) -> Result<()> {
@@ -260,39 +250,23 @@ fn settings_of_a_service_reach_its_containers(host: &mut Host) -> Result<()> {
     ensure!(host.ok(&["volume", "ls", "-q"])?.lines().any(|name| name == "data-1"));
     let ports = host.ok(&["service", "ps", "--format", "{{.Ports}}", "web"])?;
     ensure!(ports == "*:9099->80/tcp", "{ports}");
-    let refusal = host.refused(&["service", "create", "--name", "odd", "--log-driver", "nosuch", "busybox", "true"]);
-    if let Ok(text) = refusal {
-        ensure!(text.contains("nosuch"), "{text}");
-    }
-    Ok(())
+    host.ok(&["service", "create", "--detach", "--name", "odd", "--log-driver", "nosuch", "busybox", "true"])?;
+    wait::until("the reason why a task waits", || {
+        let error = host.ok(&["service", "ps", "--no-trunc", "--format", "{{.Error}}", "odd"])?;
+        ensure!(error.contains("missing plugin on 1 node"), "{error}");
+        Ok(())
+    })
 }
 
 /// bcrypt of `hush-hush`.
 const REGISTRY_USERS: &str = "ann:$2b$04$AcbVOOsfo4wgQD/Jv2e0k.EqxZWBcPvn.FALGWwkyoWqnIte51zlS\n";
 
-/// Debian's registry on the host's loopback, which wants a password.
+/// A registry that wants a password.
 fn start_private_registry(host: &Host) -> Result<Ending> {
-    let folder = host.scratch().join("private");
-    fs::create_dir_all(&folder)?;
-    let (users, config) = (folder.join("users"), folder.join("config.yml"));
+    let users = host.scratch().join("users");
     fs::write(&users, REGISTRY_USERS)?;
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:5001}}\n\
-         auth: {{htpasswd: {{realm: private, path: {}}}}}\n",
-        folder.join("data").display(),
-        users.display()
-    );
-    fs::write(&config, text)?;
-    let child = host
-        .inside(&["docker-registry", "serve", &config.to_string_lossy()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("docker-registry")?;
-    let registry = Ending(child);
-    wait::until("the registry", || host.inside_ok(&["curl", "--silent", "http://127.0.0.1:5001/v2/"]))?;
-    Ok(registry)
+    let auth = format!("auth: {{htpasswd: {{realm: private, path: {}}}}}\n", users.display());
+    start_registry(host, 5001, &auth)
 }
 
 fn nodes_pull_with_the_credentials_of_a_service(host: &mut Host) -> Result<()> {

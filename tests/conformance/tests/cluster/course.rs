@@ -1,6 +1,8 @@
 //! Chapter 8 of the course, command by command, typed on the machines as the course does.
 //! Docker Hub is a registry on the outside machine that the daemons use as their mirror.
 
+mod networks;
+
 use crate::swarm::{nodes_become, settled};
 use crate::{Scenario, say};
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +16,7 @@ use std::time::Instant;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "course_8_services_stacks_secrets", options, run: services_stacks_secrets, every_client: true },
-    Scenario { name: "course_8_networks", options, run: networks, every_client: true },
+    Scenario { name: "course_8_networks", options, run: networks::networks, every_client: true },
 ];
 
 const HUB: &str = "10.99.0.254:5000";
@@ -318,105 +320,4 @@ fn volumes(course: &Course) -> Result<()> {
     settled(course.manager(), "db_db", 1)?;
     ensure!(course.on(&host, &format!("{exec} mysql -u root -pabc123 -e show"))?.contains("create database kept"));
     course.on(MANAGER, "docker stack rm db").map(drop)
-}
-
-/// 8.4 to 8.6.
-fn networks(lab: &mut Lab) -> Result<()> {
-    let course = Course::new(lab)?;
-    course.form()?;
-    course.import("SKEP_TEST_BUSYBOX_TAR", "busybox:latest")?;
-    course.import("SKEP_TEST_PYTHON_TAR", "python:3.9.5-slim")?;
-    let whoami = environment("SKEP_TEST_WHOAMI_CONTEXT");
-    course.on_in(MANAGER, &whoami, "docker build -t containous/whoami:latest .")?;
-    let net_box = course.folder.join("net-box");
-    fs::create_dir_all(&net_box)?;
-    fs::write(net_box.join("Dockerfile"), "FROM python:3.9.5-slim\nRUN apt-get update && apt-get install -y curl\n")?;
-    course.build("net-box", "xiaopeng163/net-box:latest")?;
-    for name in ["busybox:latest", "containous/whoami:latest", "xiaopeng163/net-box:latest"] {
-        course.publish(name)?;
-    }
-    overlay(&course)?;
-    ingress(&course)?;
-    virtual_address(&course)
-}
-
-/// The shell's way to the container of a task on its machine.
-fn exec(task: &str) -> String {
-    format!("docker container exec $(docker container ls -q --filter name={task})")
-}
-
-/// 8.4.
-fn overlay(course: &Course) -> Result<()> {
-    course.on(MANAGER, "docker network create -d overlay mynet")?;
-    let constraint = "--constraint node.role==worker";
-    course.on(
-        MANAGER,
-        &format!("docker service create {constraint} --network mynet --name test --replicas 2 busybox ping 8.8.8.8"),
-    )?;
-    let tasks = settled(course.manager(), "test", 2)?;
-    ensure!(tasks[0].node != tasks[1].node, "{tasks:?}");
-    let mut addresses = Vec::new();
-    for worker in [WORKER_1, WORKER_2] {
-        let listing = course.on(worker, "docker container ls")?;
-        ensure!(listing.contains("\"ping 8.8.8.8\"") && listing.contains("test."), "{listing}");
-        let listing = course.on(worker, "docker network ls")?;
-        ensure!(row(&listing, "mynet")?[2..] == ["overlay", "swarm"], "{listing}");
-        ensure!(row(&listing, "docker_gwbridge")?[2..] == ["bridge", "local"], "{listing}");
-        let shown = course.on(worker, &format!("{} ip a", exec("test.")))?;
-        let address = shown.lines().find(|line| line.contains("inet 10.0.1.")).context("no address on mynet")?;
-        addresses.push(
-            address.split_whitespace().nth(1).and_then(|word| word.split('/').next()).context("inet")?.to_owned(),
-        );
-        ensure!(shown.contains("mtu 1450") && shown.contains("inet 172.18.0."), "{shown}");
-        let logs = wait::until("an answer of the internet", || {
-            let logs = course.on(worker, "docker container logs $(docker container ls -q --filter name=test.)")?;
-            ensure!(logs.contains("64 bytes from 8.8.8.8"), "{logs}");
-            Ok(logs)
-        })?;
-        ensure!(logs.starts_with("PING 8.8.8.8"), "{logs}");
-    }
-    // From a task on one machine to the task on the other, by address and by name.
-    let other = &addresses[1];
-    wait::until("a ping between machines", || {
-        course.on(WORKER_1, &format!("{} ping -c 1 -W 2 {other}", exec("test.")))
-    })?;
-    course.on(MANAGER, "docker service rm test").map(drop)
-}
-
-/// 8.5.
-fn ingress(course: &Course) -> Result<()> {
-    course.on(MANAGER, "docker service create --name web --network mynet -p 8080:80 --replicas 2 containous/whoami")?;
-    let listing = course.on(MANAGER, "docker service ls")?;
-    ensure!(row(&listing, "web")?[3..] == ["2/2", "containous/whoami:latest", "*:8080->80/tcp"], "{listing}");
-    for node in course.lab.nodes() {
-        // Every machine leads to both tasks, whether it runs one or not.
-        let mut seen = std::collections::BTreeSet::new();
-        wait::until(&format!("both tasks behind {}", node.name()), || {
-            let page = course.on(MANAGER, &format!("curl -sS --max-time 5 {}:8080", node.address()))?;
-            seen.insert(page.lines().find(|line| line.starts_with("Hostname: ")).context("no whoami")?.to_owned());
-            ensure!(seen.len() == 2, "{seen:?}");
-            Ok(())
-        })?;
-    }
-    course.on(MANAGER, "docker service rm web").map(drop)
-}
-
-/// 8.6.
-fn virtual_address(course: &Course) -> Result<()> {
-    course.on(MANAGER, "docker service create --name web --network mynet --replicas 2 containous/whoami")?;
-    course
-        .on(MANAGER, "docker service create --name client --network mynet xiaopeng163/net-box:latest ping 8.8.8.8")?;
-    let host = settled(course.manager(), "client", 1)?[0].node.clone();
-    let inside = exec("client.");
-    let mut seen = std::collections::BTreeMap::new();
-    wait::until("the first answer", || course.on(&host, &format!("{inside} curl web")))?;
-    for _ in 0..6 {
-        let page = course.on(&host, &format!("{inside} curl web"))?;
-        let name = page.lines().find(|line| line.starts_with("Hostname: ")).context("no whoami")?.to_owned();
-        *seen.entry(name).or_insert(0) += 1;
-    }
-    ensure!(seen.len() == 2, "one task of two answers: {seen:?}");
-    let pinged = course.on(&host, &format!("{inside} ping web -c 2"))?;
-    ensure!(pinged.contains("PING web (10.0.1.") && pinged.contains("2 packets received"), "{pinged}");
-    course.on(MANAGER, "docker service rm web client").map(drop)
 }

@@ -8,16 +8,21 @@ mod lab;
 mod load;
 mod members;
 mod network;
+mod network_faults;
+mod network_input;
+mod network_scale;
+mod network_truth;
 mod power;
 mod reach;
 mod roles;
+mod storm;
 mod swarm;
 mod upgrade;
 mod writer;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
-use skep_conformance::{Client, Lab, Options};
+use skep_conformance::{Client, Lab, Options, with_second_try};
 
 /// A scenario: a name, the machines it wants, and what to do on them.
 pub(crate) struct Scenario {
@@ -35,6 +40,8 @@ fn main() {
     let mut trials = Vec::new();
     for scenario in [
         course::SCENARIOS,
+        network_scale::SCENARIOS,
+        storm::SCENARIOS,
         upgrade::SCENARIOS,
         failover::SCENARIOS,
         power::SCENARIOS,
@@ -43,6 +50,8 @@ fn main() {
         reach::SCENARIOS,
         lab::SCENARIOS,
         network::SCENARIOS,
+        network_faults::SCENARIOS,
+        network_input::SCENARIOS,
     ]
     .into_iter()
     .flatten()
@@ -57,10 +66,13 @@ fn main() {
 
 fn trial(client: &Client, scenario: &'static Scenario) -> Trial {
     let client = client.clone();
-    Trial::test(format!("{}::{}", client.label, scenario.name), move || {
-        let mut lab = Lab::up(&(scenario.options)().client(&client)).map_err(failed)?;
-        (scenario.run)(&mut lab)
-            .map_err(|error| Failed::from(format!("{error:#}\n\nthe daemons' logs:\n{}", lab.logs())))
+    let name = format!("{}::{}", client.label, scenario.name);
+    Trial::test(name.clone(), move || {
+        let attempt = || {
+            let mut lab = Lab::up(&(scenario.options)().client(&client)).map_err(|error| format!("{error:#}"))?;
+            (scenario.run)(&mut lab).map_err(|error| format!("{error:#}\n\nthe daemons' logs:\n{}", lab.logs()))
+        };
+        with_second_try(&name, attempt).map_err(Failed::from)
     })
 }
 
@@ -74,8 +86,4 @@ pub(crate) fn rounds(normal: usize) -> usize {
 #[expect(clippy::print_stderr, reason = "figures are part of what a run says")]
 pub(crate) fn say(text: &str) {
     eprintln!("    {text}");
-}
-
-fn failed(error: anyhow::Error) -> Failed {
-    Failed::from(format!("{error:#}"))
 }

@@ -2,6 +2,7 @@
 //! services change and go.
 
 use crate::load::Load;
+use crate::network_truth::verified;
 use crate::swarm::{create, formed, on_all, settled};
 use crate::{Scenario, rounds, say};
 use anyhow::{Context, Result, ensure};
@@ -26,22 +27,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 const REQUESTS: u64 = 2000;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Every machine's kernel is what its netd was told, and nothing fails.
-fn verified(lab: &Lab) -> Result<()> {
-    wait::until("the kernels to be as wanted", || {
-        let (status, body) = lab.node(1).request("GET", "/skep/networks/verify?all=1", None, ANSWER_TIMEOUT)?;
-        let answer: serde_json::Value = serde_json::from_str(&body).with_context(|| body.clone())?;
-        let nodes = answer["Nodes"].as_array().with_context(|| body.clone())?;
-        ensure!(status == 200 && nodes.len() == lab.nodes().len(), "{body}");
-        for node in nodes {
-            let is_empty = |field: &str| node[field].as_array().is_some_and(Vec::is_empty);
-            ensure!(is_empty("Differences") && is_empty("Failing"), "{node}");
-        }
-        Ok(())
-    })
-}
 
 /// The value of a line `name: value` of whoami's page.
 fn line<'a>(page: &'a str, name: &str) -> Result<&'a str> {
@@ -120,6 +105,11 @@ fn updates_fail_no_request_through_another_node(lab: &mut Lab) -> Result<()> {
     let workers = ["-p", "8080:80", "--replicas", "4", "--constraint", "node.role==worker", "whoami"];
     create(manager, "web", &workers)?;
     settled(manager, "web", 4)?;
+    for number in [1, 3] {
+        // Other machines hear of a task a moment after it runs.
+        let url = format!("http://{}:8080/", lab.node(number).address());
+        wait::until(&format!("an answer by {url}"), || lab.outside_ok(&["curl", "-sS", "--max-time", "5", &url]))?;
+    }
     for order in ["stop-first", "start-first"] {
         // By a machine without a task, and by one with.
         let loads = [Load::start(lab, &lab.node(1).address(), 8080)?, Load::start(lab, &lab.node(3).address(), 8080)?];

@@ -3,10 +3,10 @@
 use crate::Scenario;
 use anyhow::{Context, Result, ensure};
 use skep_conformance::terminal::Terminal;
-use skep_conformance::{Lab, Node, Options, wait};
+use skep_conformance::{Ending, Lab, Node, Options, wait};
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "tasks_are_reached_from_every_manager", options, run: tasks_are_reached, every_client: true },
@@ -159,14 +159,4 @@ fn slow_reader(lab: &mut Lab) -> Result<()> {
     ensure!(nodes.lines().all(|row| row.ends_with("Ready")), "{nodes}");
     drop(followers);
     Ok(())
-}
-
-/// A process that ends with the test.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -139,3 +139,11 @@ pub(crate) fn create(node: &Node, name: &str, args: &[&str]) -> Result<String> {
     let head = ["service", "create", "--detach", "--no-resolve-image", "--stop-grace-period", "100ms", "--name", name];
     node.ok(&[head.as_slice(), args].concat())
 }
+
+/// The same on a busy swarm, where a leader may be missing for a moment, or its answer.
+pub(crate) fn create_patiently(node: &Node, name: &str, args: &[&str]) -> Result<()> {
+    wait::until("a manager that creates", || match create(node, name, args) {
+        Err(error) if !format!("{error:#}").contains("name conflicts with an existing object") => Err(error),
+        _ => Ok(()),
+    })
+}

@@ -82,7 +82,7 @@ fn daemons_are_upgraded_under_their_tasks(lab: &mut Lab) -> Result<()> {
 
 /// Requests of each update at least.
 const REQUESTS: u64 = 3_500;
-const REPLICAS: usize = 8;
+const REPLICAS: usize = 20;
 
 /// Waits for the end of an update; gives its state.
 fn updated(node: &Node) -> Result<String> {
@@ -114,7 +114,7 @@ fn rolling_updates_fail_no_request(lab: &mut Lab) -> Result<()> {
         node.ok(&["build", "-t", name, &context.to_string_lossy()])?;
     }
     let replicas = REPLICAS.to_string();
-    let args = ["--replicas", &replicas, "-p", "8080:80", "--update-parallelism", "2", "--update-monitor", "200ms"];
+    let args = ["--replicas", &replicas, "-p", "8080:80", "--update-parallelism", "4", "--update-monitor", "200ms"];
     let more = ["--update-failure-action", "rollback", "--restart-delay", "100ms", "whoami"];
     create(node, "web", &[args.as_slice(), &more].concat())?;
     settled(node, "web", REPLICAS)?;

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The machine's own files.
-pub(super) struct Disk;
+pub(crate) struct Disk;
 
 impl Files for Disk {
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
@@ -40,7 +40,7 @@ pub(super) fn load(flags: &Flags, interpolate: bool) -> Result<Project> {
     let mut profiles = flags.profile.clone();
     let listed = environment.get("COMPOSE_PROFILES").map(String::as_str).unwrap_or_default();
     profiles.extend(listed.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned));
-    let request = Request { inputs, folder: normal(&folder), environment, profiles, interpolate };
+    let request = Request { inputs, folder: normal(&folder), environment, profiles, interpolate, local: None };
     let project = skep_compose::load(&request, &Disk)?;
     warn(&project);
     Ok(project)
@@ -56,7 +56,7 @@ fn warn(project: &Project) {
     }
 }
 
-fn standard_input() -> Result<String> {
+pub(crate) fn standard_input() -> Result<String> {
     let mut bytes = Vec::new();
     io::stdin().lock().take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).context("standard input")?;
     if bytes.len() > FILE_BYTES_MAX {

@@ -4,7 +4,7 @@
 mod converge;
 mod dependencies;
 mod deploy;
-mod files;
+pub(crate) mod files;
 mod objects;
 mod remove;
 mod same;

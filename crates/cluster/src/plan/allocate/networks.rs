@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(crate) const VNI_MIN: u32 = 4096;
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// A network option naming the identifier.
-const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
+pub(crate) const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
 
 pub(crate) fn networks(draft: &mut Draft<'_>) {
     let new = |network: &&Arc<ClusterNetwork>| is_overlay(network) && !network.pending_delete && !is_allocated(network);
@@ -57,18 +57,24 @@ fn allocate(store: &Store, network: &ClusterNetwork) -> Result<ClusterNetwork, S
 
 fn free_vni(store: &Store, network: &ClusterNetwork) -> Result<u32, String> {
     if let Some(wanted) = network.spec.options.get(VNI_OPTION) {
-        let vni = wanted.split(',').next().and_then(|text| text.trim().parse().ok()).filter(|vni| *vni <= VNI_MAX);
-        let vni = vni.ok_or_else(|| format!("{VNI_OPTION} {wanted} is not a VXLAN identifier"))?;
-        return match store.vni_holder(vni) {
-            Some(holder) => Err(format!("VXLAN identifier {vni} is used by network {holder}")),
-            None => Ok(vni),
-        };
+        return wanted_vni(store, wanted);
     }
     (VNI_MIN..=VNI_MAX).find(|vni| store.vni_holder(*vni).is_none()).ok_or_else(|| "no free VXLAN identifier".into())
 }
 
+/// The identifier that the option names.
+pub(crate) fn wanted_vni(store: &Store, wanted: &str) -> Result<u32, String> {
+    let vni = wanted.split(',').next().and_then(|text| text.trim().parse::<u32>().ok());
+    let vni = vni.filter(|vni| (1..=VNI_MAX).contains(vni));
+    let vni = vni.ok_or_else(|| format!("{VNI_OPTION} {wanted} is not a VXLAN identifier"))?;
+    match store.vni_holder(vni) {
+        Some(holder) => Err(format!("VXLAN identifier {vni} is used by network {holder}")),
+        None => Ok(vni),
+    }
+}
+
 /// The first subnet of the pools that overlaps no network's.
-fn free_subnet(store: &Store) -> Result<Ipv4Net, String> {
+pub(crate) fn free_subnet(store: &Store) -> Result<Ipv4Net, String> {
     let Some(cluster) = store.cluster() else { return Err("there is no cluster object".into()) };
     let pools = cluster.default_address_pools.iter().filter_map(|pool| match pool {
         IpNet::V4(pool) => pool.subnets(cluster.subnet_size.max(pool.prefix_len())).ok(),

@@ -103,7 +103,9 @@ pub(crate) fn nodes(draft: &mut Draft<'_>, ids: &BTreeSet<String>) {
                 }
             }
         }
-        draft.edit_node(id, |node| node.attachments = attachments);
+        if attachments != node.attachments {
+            draft.edit_node(id, |node| node.attachments = attachments);
+        }
     }
 }
 

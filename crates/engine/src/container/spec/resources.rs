@@ -168,6 +168,8 @@ fn pids(resources: &Resources) -> Option<Value> {
     (resources.pids_limit > 0).then(|| json!({"limit": resources.pids_limit}))
 }
 
+const OPEN_FILES: &str = "nofile";
+
 /// `process.rlimits`, clamped to what we may set, with a warning for each clamped one.
 ///
 /// # Errors
@@ -200,6 +202,11 @@ pub(crate) fn rlimits(ulimits: &[Ulimit], kernel: &Kernel) -> Result<(Vec<Value>
             "hard": hard.min(most),
         }));
     }
+    // The daemon raises its own limit, which is not meant for containers.
+    if !ulimits.iter().any(|ulimit| ulimit.name == OPEN_FILES) {
+        let most = kernel.hard_limits.iter().find(|(name, _)| name == OPEN_FILES).map_or(u64::MAX, |(_, hard)| *hard);
+        out.push(json!({ "type": "RLIMIT_NOFILE", "soft": kernel.open_files.min(most), "hard": most }));
+    }
     Ok((out, warnings))
 }
 
@@ -221,6 +228,7 @@ pub(crate) mod tests {
             capabilities: ["CAP_CHOWN", "CAP_KILL"].iter().map(|&name| name.to_owned()).collect(),
             sys_resource: false,
             hard_limits: vec![("nofile".into(), 20_000), ("core".into(), u64::MAX)],
+            open_files: 1024,
             oom_score_adj: 0,
             cgroup_v2: false,
             controllers: ["memory", "cpu", "devices"].iter().map(|&name| name.to_owned()).collect(),
@@ -277,7 +285,9 @@ pub(crate) mod tests {
         let ulimit = Ulimit { name: "nofile".into(), soft: 65_536, hard: 65_536 };
         let (limits, warnings) = rlimits(&[ulimit], &kernel()).unwrap();
         assert_eq!(limits[0]["soft"], 20_000);
-        assert_eq!(warnings.len(), 1);
+        assert_eq!((limits.len(), warnings.len()), (1, 1));
+        let (limits, _) = rlimits(&[], &kernel()).unwrap();
+        assert_eq!(limits, [json!({ "type": "RLIMIT_NOFILE", "soft": 1024, "hard": 20_000 })]);
         assert_eq!(oom_score_adj(-500, &kernel()).0, 0);
         assert_eq!(oom_score_adj(500, &kernel()), (500, None));
     }
