@@ -15,7 +15,7 @@ use crate::version::ApiVersion;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 use skep_engine::image::NewImage;

@@ -1,7 +1,7 @@
 //! `_ping`, `version`, `info`, `auth`.
 
 use crate::backend::Backend;
-use crate::error::{Reply, ok};
+use crate::error::{ApiError, Reply, ok};
 use crate::json::swarm::ClusterInfo;
 use crate::json::system::{AuthBody, Counts, Info, InfoFacts, Machine, SwarmSection, Version, swarm_header};
 use crate::request::Json;
@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
 use skep_engine::image::RegistryAuth;
+use skep_model::Error;
 use skep_model::container::ContainerStatus;
 
 pub(crate) async fn ping(State(backend): State<Backend>) -> Response {
