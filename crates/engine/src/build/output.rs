@@ -85,7 +85,13 @@ impl Printer {
     /// Tells what comes out of the lanes, one after the other, until all are closed.
     pub(crate) async fn relay(&mut self, lanes: Vec<mpsc::Receiver<Progress>>) {
         for mut lane in lanes {
-            while let Some(progress) = lane.recv().await {
+            loop {
+                let progress = tokio::select! {
+                    progress = lane.recv() => progress,
+                    // A silent command would keep a build that nobody waits for.
+                    () = self.sender.closed() => return,
+                };
+                let Some(progress) = progress else { break };
                 if self.tell(progress).await.is_err() {
                     // Dropping the lanes tells the stages.
                     return;
@@ -268,9 +274,13 @@ mod tests {
         let (sender, told) = mpsc::channel(1);
         let mut printer = Printer::new(sender, Style::Text);
         let (outputs, lanes) = printer.lanes(2, &CancellationToken::new());
-        drop(told);
         outputs[0].print("x").await.unwrap();
-        printer.relay(lanes).await;
+        // The first is told, and then the stages are silent when the client goes.
+        let leaving = async move {
+            let mut told = told;
+            told.recv().await.unwrap();
+        };
+        tokio::join!(printer.relay(lanes), leaving);
         outputs[1].ended().await;
     }
 }
