@@ -165,7 +165,7 @@ fn skep_build_shows_steps(host: &mut Host) -> Result<()> {
     host.import_busybox()?;
     let dockerfile = "\
 FROM busybox AS base
-RUN --mount=type=secret,id=TOKEN test $(cat /run/secrets/TOKEN) = s3cret && echo seen
+RUN --mount=type=secret,id=TOKEN test $(cat /run/secrets/TOKEN) = s3cret && printf 'se%s\\n' en
 FROM base
 RUN echo last > /last
 ";
