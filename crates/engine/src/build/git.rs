@@ -31,7 +31,7 @@ impl Repository {
         let is_http = remote.starts_with("http://") || remote.starts_with("https://");
         let is_scp = remote.starts_with("git@") && remote.contains(':');
         let is_other = remote.starts_with("git://") || remote.starts_with("ssh://") || is_scp;
-        if !is_other && !(is_http && remote.trim_end_matches('/').ends_with(".git")) {
+        if !(is_other || is_http && remote.trim_end_matches('/').ends_with(".git")) {
             return None;
         }
         let (reference, directory) = fragment.split_once(':').unwrap_or((fragment, ""));

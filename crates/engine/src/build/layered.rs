@@ -148,7 +148,7 @@ mod tests {
         for gone in ["gone", "a/file", "nope", "../../etc/passwd"] {
             assert!(stacked(gone).is_err(), "{gone}");
         }
-        assert_eq!(find(&[bottom.clone()], "a/file").unwrap(), Part::File(bottom.join("a/file")));
+        assert_eq!(find(std::slice::from_ref(&bottom), "a/file").unwrap(), Part::File(bottom.join("a/file")));
         assert_eq!(find(&[], "/").unwrap(), Part::Directories(Vec::new()));
     }
 }

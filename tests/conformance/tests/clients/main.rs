@@ -11,6 +11,7 @@ mod course;
 mod crash;
 mod doctor;
 mod engine;
+mod escapes;
 mod images;
 mod locked;
 mod network;
@@ -53,7 +54,7 @@ fn main() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT].concat() {
+    for (name, run) in [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT, escapes::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
     let own = [

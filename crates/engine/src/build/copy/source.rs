@@ -107,7 +107,7 @@ impl Item {
     pub(crate) fn source(&self) -> &Path {
         match self {
             Self::Directory(entries) | Self::OtherDirectory { entries, .. } => {
-                entries.first().map_or(Path::new(""), |entry| &entry.source)
+                entries.first().map_or_else(|| Path::new(""), |entry| &entry.source)
             }
             Self::File { entry, .. }
             | Self::Archive { entry, .. }

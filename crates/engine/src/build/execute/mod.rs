@@ -70,7 +70,7 @@ pub(crate) struct Build<'a> {
 enum Outcome {
     #[default]
     Pending,
-    Built(State),
+    Built(Arc<State>),
     Failed,
 }
 
@@ -185,7 +185,7 @@ impl<'a> Build<'a> {
         let declared = built?;
         self.warn_of_unused_args(&declared, printer).await?;
         match self.outcomes[target].as_ref().map(|outcome| outcome.borrow().clone()) {
-            Some(Outcome::Built(state)) => state.image.ok_or(BuildError::NoImage),
+            Some(Outcome::Built(state)) => state.image.clone().ok_or(BuildError::NoImage),
             _ => Err(BuildError::NoImage),
         }
     }
@@ -201,7 +201,7 @@ impl<'a> Build<'a> {
             let outcome = match result {
                 Ok((state, args)) => {
                     declared.extend(args);
-                    Outcome::Built(state)
+                    Outcome::Built(Arc::new(state))
                 }
                 Err(error) => {
                     self.stopped.cancel();
@@ -225,12 +225,12 @@ impl<'a> Build<'a> {
     }
 
     /// Waits for a stage of this build.
-    async fn finished(&self, stage: usize) -> BuildResult<State> {
+    async fn finished(&self, stage: usize) -> BuildResult<Arc<State>> {
         let Some(sender) = self.outcomes.get(stage).and_then(Option::as_ref) else { return Err(BuildError::NoImage) };
         let mut outcome = sender.subscribe();
         let reached = outcome.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await;
         match reached.as_deref() {
-            Ok(Outcome::Built(state)) => Ok(state.clone()),
+            Ok(Outcome::Built(state)) => Ok(Arc::clone(state)),
             // What went wrong there is the build's error.
             Ok(Outcome::Failed | Outcome::Pending) | Err(_) => Err(BuildError::Cancelled),
         }

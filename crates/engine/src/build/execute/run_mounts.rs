@@ -161,7 +161,7 @@ impl StageBuilder<'_> {
         let id = if mount.id.is_empty() { target.clone() } else { clean(&mount.id) };
         let wish = CacheWish {
             // Two beginnings are two caches.
-            id: mount.from.as_ref().map_or(id.clone(), |from| format!("{id} from {from}:{}", mount.source)),
+            id: mount.from.as_ref().map_or_else(|| id.clone(), |from| format!("{id} from {from}:{}", mount.source)),
             target: target.clone(),
             sharing: mount.sharing,
             mode: mount.mode.unwrap_or(CACHE_MODE),

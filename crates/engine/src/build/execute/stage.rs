@@ -75,7 +75,7 @@ impl<'b> StageBuilder<'b> {
         let base = build.images[self.index].as_str();
         let parent = stages::by_name(&build.stages, self.index, base).filter(|stage| build.is_built(*stage));
         let parent = match parent {
-            Some(parent) => Some(build.finished(parent).await?),
+            Some(parent) => Some(State::clone(&*build.finished(parent).await?)),
             None => None,
         };
         let text = self.announce(&stage.from);

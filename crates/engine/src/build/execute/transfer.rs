@@ -192,7 +192,7 @@ impl StageBuilder<'_> {
             return Err(BuildError::Instruction(format!("invalid from flag value {from}: index out of bounds")));
         }
         let image = match stage.filter(|stage| build.is_built(*stage)) {
-            Some(stage) => build.finished(stage).await?.image,
+            Some(stage) => build.finished(stage).await?.image.clone(),
             None => Some(self.image(from, "", false).await?.id),
         };
         let layers = self.layers(image.as_deref())?;
