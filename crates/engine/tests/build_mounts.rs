@@ -206,7 +206,8 @@ async fn the_steps_of_an_image_named_as_cache_are_taken_over() {
 #[tokio::test]
 async fn pruning_all_forgets_steps_and_spares_what_has_a_name() {
     let lab = lab().await;
-    let dockerfile = "FROM shell AS one\nRUN echo 1 > /one\nFROM shell\nCOPY --from=one /one /copied\nRUN echo 2 > /two\n";
+    let dockerfile =
+        "FROM shell AS one\nRUN echo 1 > /one\nFROM shell\nCOPY --from=one /one /copied\nRUN echo 2 > /two\n";
     let (id, _) = lab.build(&[("Dockerfile", dockerfile)], options("kept")).await.unwrap();
     let before = lab.engine.images().list().len();
     let pruned = prune(&lab.engine, PruneOptions { all: true, ..PruneOptions::default() }).await.unwrap();

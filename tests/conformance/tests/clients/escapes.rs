@@ -117,10 +117,14 @@ fn links_of_images_stay_inside_in_builds(host: &mut Host) -> Result<()> {
     let inside = format!("{folder_path}/payload");
     ensure!(host.ok(&["run", "--rm", "links", "cat", &inside])? == "sent", "the link leads to the image's own folder");
     for leak in [
-        format!("FROM busybox AS one\nRUN ln -s {file} /leak\nFROM busybox\nCOPY --from=one /leak /got\nRUN cat /got\n"),
+        format!(
+            "FROM busybox AS one\nRUN ln -s {file} /leak\nFROM busybox\nCOPY --from=one /leak /got\nRUN cat /got\n"
+        ),
         "FROM busybox\nCOPY leak /got\nRUN cat /got\n".to_owned(),
         "FROM busybox\nRUN --mount=type=bind,source=leak,target=/got cat /got\n".to_owned(),
-        format!("FROM busybox AS one\nRUN ln -s {file} /leak\nFROM busybox\nRUN --mount=type=bind,from=one,source=/leak,target=/got cat /got\n"),
+        format!(
+            "FROM busybox AS one\nRUN ln -s {file} /leak\nFROM busybox\nRUN --mount=type=bind,from=one,source=/leak,target=/got cat /got\n"
+        ),
     ] {
         let output = build(leak.clone())?;
         ensure!(!output.status.success(), "{leak}: {output:?}");

@@ -57,14 +57,7 @@ fn main() {
     for (name, run) in [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT, escapes::SCENARIOS].concat() {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    let own = [
-        compose::SCENARIOS,
-        doctor::OWN,
-        stack::OWN,
-        locked::SKEP_SCENARIOS,
-        orchestration::OWN,
-        builds::OWN,
-    ];
+    let own = [compose::SCENARIOS, doctor::OWN, stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN, builds::OWN];
     for (name, run) in own.concat() {
         trials.push(trial(&Client::skep(), name, run));
     }
