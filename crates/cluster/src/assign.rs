@@ -133,25 +133,12 @@ fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTree
     let knows_all = serving.contains(&own.id);
     let mut remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>> = BTreeMap::new();
     for network in networks {
-        let used = store.addresses(network.id.as_str());
-        let holders = used.into_iter().flatten().filter_map(|(address, holder)| match holder {
-            Holder::Node(id) if network.spec.ingress && !knows_all => {
-                let node = store.node(id).filter(|node| serving.contains(&node.id))?;
-                Some((node, vec![*address]))
-            }
-            Holder::Node(id) => Some((store.node(id)?, vec![*address])),
-            Holder::Task(id) => {
-                let task = store.task(id).filter(|task| has_legs(task))?;
-                let legs = task.attachments.iter().filter(|leg| leg.network == network.id);
-                let addresses: Vec<IpAddr> =
-                    legs.flat_map(|leg| leg.addresses.iter().map(ipnet::IpNet::addr)).collect();
-                // It is listed once for each of its addresses.
-                let node = store.node(task.node_id.as_str())?;
-                (addresses.first() == Some(address)).then_some((node, addresses))
-            }
-            Holder::Service(_) => None,
-        });
-        let endpoints = holders.filter(|(node, _)| node.id != own.id).filter_map(|(node, addresses)| {
+        let holders = match network.spec.ingress && !knows_all {
+            true => balancers(store, network, &serving),
+            false => holders(store, network),
+        };
+        let others = holders.into_iter().filter(|(node, _)| node.id != own.id);
+        let endpoints = others.filter_map(|(node, addresses)| {
             let (tunnel, mac) = (data_path_address(node)?, mac_of(*addresses.first()?));
             Some(RemoteEndpoint { addresses, mac, tunnel })
         });
@@ -163,6 +150,32 @@ fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTree
         }
     }
     remotes
+}
+
+type Addressed<'a> = (&'a Arc<Node>, Vec<IpAddr>);
+
+/// These nodes' balancers on a network. Costs what they are, not what the network has.
+fn balancers<'a>(store: &'a Store, network: &ClusterNetwork, nodes: &BTreeSet<&NodeId>) -> Vec<Addressed<'a>> {
+    let nodes = nodes.iter().filter_map(|id| store.node(id.as_str()));
+    nodes.filter_map(|node| Some((node, vec![node.attachments.get(&network.id)?.addr()]))).collect()
+}
+
+/// Every node's balancer and every task that has an address on a network.
+fn holders<'a>(store: &'a Store, network: &ClusterNetwork) -> Vec<Addressed<'a>> {
+    let used = store.addresses(network.id.as_str()).into_iter().flatten();
+    let holders = used.filter_map(|(address, holder)| match holder {
+        Holder::Node(id) => Some((store.node(id)?, vec![*address])),
+        Holder::Task(id) => {
+            let task = store.task(id).filter(|task| has_legs(task))?;
+            let legs = task.attachments.iter().filter(|leg| leg.network == network.id);
+            let addresses: Vec<IpAddr> = legs.flat_map(|leg| leg.addresses.iter().map(ipnet::IpNet::addr)).collect();
+            // It is listed once for each of its addresses.
+            let node = store.node(task.node_id.as_str())?;
+            (addresses.first() == Some(address)).then_some((node, addresses))
+        }
+        Holder::Service(_) => None,
+    });
+    holders.collect()
 }
 
 /// Nodes with a task behind a port of the mesh, whether it can serve already or not.
