@@ -55,7 +55,9 @@ fn main() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT, escapes::SCENARIOS, pulls::SCENARIOS].concat() {
+    for (name, run) in
+        [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT, escapes::SCENARIOS, pulls::SCENARIOS].concat()
+    {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
     let own = [compose::SCENARIOS, doctor::OWN, stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN, builds::OWN];
