@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Package and the file that shows it is there.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("gcc", "/usr/bin/gcc"),
     ("pkg-config", "/usr/bin/pkg-config"),
     ("libseccomp-dev", "/usr/include/seccomp.h"),
@@ -21,6 +21,8 @@ const PACKAGES: [(&str, &str); 13] = [
     ("docker-compose", "/usr/bin/docker-compose"),
     ("e2fsprogs", "/sbin/mkfs.ext4"),
     ("perl-base", "/usr/bin/perl"),
+    // ADD of a repository.
+    ("git", "/usr/bin/git"),
 ];
 
 /// Stops package scripts from starting services, for the time of one installation.

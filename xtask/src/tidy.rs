@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 500;
 
 /// Who may use whom among our own crates; everything not listed is refused.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("base2histogram", &[]),
     ("skep-model", &[]),
     ("skep-cluster", &["skep-model"]),
@@ -23,7 +23,8 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("skep-netd", &["skep-proto", "skep-model"]),
     ("skep-manager", &["skep-cluster", "skep-identity", "skep-proto", "skep-model"]),
     ("skep-agent", &["skep-engine", "skep-netd", "skep-identity", "skep-proto", "skep-model"]),
-    ("skep-api", &["skep-engine", "skep-manager", "skep-model"]),
+    ("skep-buildkit", &["skep-engine", "skep-model"]),
+    ("skep-api", &["skep-buildkit", "skep-engine", "skep-manager", "skep-model"]),
     ("skep-compose", &[]),
     ("skep-cli", &["skep-compose", "skep-model"]),
     ("skep-sim", &["skep-cluster", "skep-model"]),

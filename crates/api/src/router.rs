@@ -3,13 +3,14 @@
 use crate::backend::Backend;
 use crate::reach::Reaching;
 use crate::route::{
-    build, containers, disk, events, exec, files, images, networks, networks_trace, networks_verify, orchestrate,
-    secrets, service_logs, services, streams, swarm, swarm_backup, system, volumes,
+    build, buildkit, containers, disk, events, exec, files, images, networks, networks_trace, networks_verify,
+    orchestrate, secrets, service_logs, services, streams, swarm, swarm_backup, system, volumes,
 };
 use crate::version::{Versioned, page_not_found};
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{any, delete, get, post};
+use axum::{Extension, Router};
+use skep_buildkit::BuildKit;
 
 /// All paths, with and without `/vX.Y` before them.
 pub fn router(backend: Backend) -> Router {
@@ -24,6 +25,7 @@ pub fn router(backend: Backend) -> Router {
         .method_not_allowed_fallback(page_not_found)
         // JSON bodies have a limit of their own; archives have none.
         .layer(DefaultBodyLimit::disable())
+        .layer(Extension(BuildKit::new(backend.engine.clone())))
         .with_state(backend.clone());
     let reaching = Router::new().fallback_service(Reaching::new(inner, backend));
     Router::new().fallback_service(Versioned::new(reaching))
@@ -39,8 +41,8 @@ fn system_paths() -> Router<Backend> {
         .route("/system/df", get(disk::usage))
         .route("/plugins", get(system::plugins))
         .route("/plugins/{*rest}", any(system::no_plugins))
-        .route("/session", post(system::no_buildkit))
-        .route("/grpc", post(system::no_buildkit))
+        .route("/session", post(buildkit::session))
+        .route("/grpc", post(buildkit::calls))
 }
 
 fn container_paths() -> Router<Backend> {
@@ -93,7 +95,8 @@ fn image_paths() -> Router<Backend> {
         .route("/distribution/{*name}", get(images::remote))
         .route("/commit", post(images::commit))
         .route("/build", post(build::build))
-        .route("/build/prune", post(images::build_prune))
+        .route("/build/prune", post(build::prune))
+        .route("/build/cancel", post(build::cancel))
 }
 
 fn network_and_volume_paths() -> Router<Backend> {

@@ -242,6 +242,7 @@ pub(crate) fn progress_line(progress: &Progress) -> Bytes {
         Progress::Pushed { tag, digest, size } => {
             serde_json::json!({ "progressDetail": {}, "aux": { "Tag": tag, "Digest": digest, "Size": size } })
         }
+        Progress::Build(event) => crate::json::build_event::line(event),
     };
     json_line(&value)
 }

@@ -1,5 +1,6 @@
 //! Progress of long work, as values; the API turns them into JSON lines.
 
+use crate::build::BuildEvent;
 use tokio::sync::mpsc;
 
 /// One thing to show.
@@ -13,6 +14,8 @@ pub enum Progress {
     ImageId(String),
     /// `{"aux": {"Tag":..., "Digest":..., "Size":...}}` after a push.
     Pushed { tag: String, digest: String, size: u64 },
+    /// A build that was asked to tell of its steps one by one.
+    Build(BuildEvent),
 }
 
 /// Where progress goes. Bounded; a receiver that went away cancels the work at its next report.

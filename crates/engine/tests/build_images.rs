@@ -4,7 +4,7 @@
 mod build_lab;
 
 use build_lab::{Lab, normal, options};
-use skep_engine::build::BuildOptions;
+use skep_engine::build::{BuildOptions, Style};
 use skep_model::ErrorKind;
 
 const WHOLE: &str = "\
@@ -186,7 +186,7 @@ async fn a_hostile_context_leaves_nothing() {
 #[tokio::test]
 async fn quiet_builds_print_the_id_and_failures_everything() {
     let lab = Lab::open().await;
-    let quiet = || BuildOptions { quiet: true, ..options("a") };
+    let quiet = || BuildOptions { style: Style::Quiet, ..options("a") };
     let (id, output) = lab.build(&[("Dockerfile", WHOLE), ("file", "")], quiet()).await.unwrap();
     assert_eq!(output, format!("{id}\n"));
     let (_, output) = lab.build(&[("Dockerfile", WHOLE)], quiet()).await.unwrap_err();

@@ -3,26 +3,12 @@
 
 mod build_lab;
 
-use build_lab::{Lab, context, normal, options};
-use skep_engine::build::{BuildOptions, build};
+use build_lab::{Lab, context, input, normal, options, shell_image};
+use skep_engine::build::{BuildOptions, Given, build};
 use skep_engine::progress::Progress;
 use skep_model::container::{ContainerConfig, ContainerSpec, HostConfig};
 use std::process::Command;
 use tokio::sync::mpsc;
-
-/// `sh` and the libraries it needs, as an image called `shell`.
-async fn shell_image(lab: &Lab) {
-    let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
-    let mut files = vec![("Dockerfile", b"FROM scratch\nCOPY root /\n".to_vec())];
-    let names: Vec<_> = std::iter::once("/bin/sh").chain(libraries).map(|path| (path, format!("root{path}"))).collect();
-    for (path, name) in &names {
-        files.push((name, std::fs::read(path).unwrap()));
-    }
-    files.push(("root/etc/passwd", b"root:x:0:0::/:/bin/sh\napp:x:12:34::/:/bin/sh\n".to_vec()));
-    lab.build_tar(context(&files), options("shell")).await.unwrap();
-}
 
 async fn lab() -> Lab {
     let lab = Lab::with_shim().await;
@@ -88,7 +74,7 @@ async fn a_client_that_leaves_ends_the_build() {
     let files = [("Dockerfile", b"FROM shell\nRUN echo started; while :; do :; done\n".to_vec())];
     let (progress, mut seen) = mpsc::channel(16);
     let options = BuildOptions { network_mode: "none".into(), ..BuildOptions::default() };
-    let building = build(&lab.engine, std::io::Cursor::new(context(&files)), options, progress);
+    let building = build(&lab.engine, input(context(&files), Given::default()), options, progress);
     let leaving = async {
         while let Some(progress) = seen.recv().await {
             if progress == Progress::Stream("started\n".into()) {

@@ -181,7 +181,8 @@ async fn a_registry_that_cannot_resume_starts_over() {
 
 fn leftovers(dir: &tempfile::TempDir) -> usize {
     let count = |below: &str| std::fs::read_dir(dir.path().join("image").join(below)).unwrap().count();
-    count("layers") + count("blobs/sha256") + count("tmp")
+    let partial = std::fs::read_dir(dir.path().join("image/partial")).map_or(0, Iterator::count);
+    count("layers") + count("blobs/sha256") + count("tmp") + partial
 }
 
 #[tokio::test]
@@ -322,4 +323,121 @@ async fn nobody_at_the_address_is_said_with_the_address() {
     let error = open(dir.path()).await.pull(&format!("{address}/a"), None, None, progress).await.unwrap_err();
     assert!(error.message.starts_with(&format!("Get \"http://{address}/v2/\": ")), "{error}");
     assert!(error.message.contains("Connection refused"), "{error}");
+}
+
+/// Pulls from a registry that answers as the function makes it; gives the error.
+async fn lied(change: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static) -> String {
+    let good = remote("content", "amd64");
+    let fake = Fake::start(move |request| change(request, good.find(request))).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let (progress, _lines) = listen();
+    let error = store.pull(&format!("{}/a:1", fake.address), None, None, progress).await.unwrap_err();
+    assert_eq!(leftovers(&dir), 0, "{error}");
+    assert!(store.list().is_empty());
+    error.message
+}
+
+fn is_blob(request: &Request) -> bool {
+    request.line.contains("/blobs/")
+}
+
+#[tokio::test]
+async fn a_registry_that_lies_is_told_what_is_wrong_and_nothing_is_stored() {
+    let with = |mut answer: Answer, name: &str, value: &str| {
+        answer.headers.push((name.to_owned(), value.to_owned()));
+        answer
+    };
+    let said =
+        lied(move |_, _| with(answer(200, "<html>sign in</html>"), "Content-Type", "text/html; charset=utf-8")).await;
+    assert!(said.contains("answers with a web page"), "{said}");
+    let said = lied(|request, found| if is_blob(request) { answer(200, "<html>sign in</html>") } else { found }).await;
+    assert!(said.contains("does not match its digest"), "{said}");
+    let said = lied(move |request, _| {
+        let to = format!("http://{}{}", request.headers["host"], request.line.split(' ').nth(1).unwrap());
+        with(answer(302, ""), "Location", &to)
+    })
+    .await;
+    assert!(said.contains("redirects for ever"), "{said}");
+    let said = lied(move |request, found| {
+        let to = format!("http://{}{}", request.headers["host"], request.line.split(' ').nth(1).unwrap());
+        if is_blob(request) { with(answer(307, ""), "Location", &to) } else { found }
+    })
+    .await;
+    assert!(said.contains("redirects for ever"), "{said}");
+    let list = "application/vnd.oci.image.index.v1+json";
+    let typed = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+    let said = lied(move |_, _| with(answer(200, typed), "Content-Type", list)).await;
+    assert!(said.contains("it calls itself application/vnd.oci.image.manifest.v1+json"), "{said}");
+    let said = lied(|_, _| answer(200, "{\"schemaVersion\":2,")).await;
+    assert!(!said.is_empty());
+}
+
+#[tokio::test]
+async fn a_layer_shorter_than_the_manifest_says_is_no_broken_connection() {
+    let good = remote("content", "amd64");
+    let size = good.parts[&format!("/v2/a/blobs/{}", good.layer)].len();
+    let said = lied(move |request, mut found| {
+        if request.line.contains("/manifests/") {
+            let text = String::from_utf8(found.body).unwrap();
+            found.body = text.replace(&format!("\"size\":{size}"), &format!("\"size\":{}", size + 10)).into_bytes();
+        }
+        found
+    })
+    .await;
+    assert!(said.contains(&format!("the registry has {size} bytes, the manifest says {}", size + 10)), "{said}");
+}
+
+#[tokio::test]
+async fn a_pull_that_was_broken_off_goes_on_where_it_ended_with_a_new_daemon() {
+    let remote = remote(&"content ".repeat(100_000), "amd64");
+    let line = format!("GET /v2/a/blobs/{}", remote.layer);
+    let is_broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let starts = Arc::new(Mutex::new(Vec::new()));
+    let (source, broken, seen) = (remote.clone(), Arc::clone(&is_broken), Arc::clone(&starts));
+    let fake = Fake::start(move |request| {
+        let mut found = source.find(request);
+        if request.line == line {
+            let range = request.headers.get("range");
+            let start: usize =
+                range.map_or(0, |r| r.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap());
+            seen.lock().unwrap().push(start);
+            if start > 0 {
+                found.status = 206;
+                found.body.drain(..start);
+            }
+            found.cut = broken.load(std::sync::atomic::Ordering::Relaxed).then_some(300_000);
+        }
+        found
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("{}/a:1", fake.address);
+    {
+        let store = open(dir.path()).await;
+        let (progress, lines) = listen();
+        let (store, name) = (store.clone(), name.clone());
+        let pull = tokio::spawn(async move { store.pull(&name, None, None, progress).await });
+        // The first part is here when the second is asked for.
+        while starts.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        pull.abort();
+        let _ = pull.await;
+        drop(lines);
+        // Its writer ends a moment later.
+        let partial = dir.path().join("image/partial").join(remote.layer.trim_start_matches("sha256:"));
+        while std::fs::metadata(&partial).unwrap().len() < 300_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+    is_broken.store(false, std::sync::atomic::Ordering::Relaxed);
+    starts.lock().unwrap().clear();
+    let store = open(dir.path()).await;
+    let (progress, _lines) = listen();
+    let image = store.pull(&name, None, None, progress).await.unwrap();
+    assert!(starts.lock().unwrap()[0] >= 300_000, "{:?}", starts.lock().unwrap());
+    assert_eq!(std::fs::metadata(store.layer_dirs(&image.id).unwrap()[0].join("file")).unwrap().len(), 800_000);
+    let left = std::fs::read_dir(dir.path().join("image/partial")).unwrap().count();
+    assert_eq!(left, 0);
 }

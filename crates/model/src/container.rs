@@ -6,6 +6,7 @@ use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The portable half of a container's wish: what also lives in an image's config.
@@ -65,6 +66,9 @@ pub struct HostConfig {
     /// `source:target[:options]`, source a path or a volume name.
     pub binds: Vec<String>,
     pub mounts: Vec<Mount>,
+    /// Stacked directories of this machine, shown as one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overlays: Vec<OverlayPoint>,
     /// Target to mount options.
     pub tmpfs: BTreeMap<String, String>,
     /// `default`, `bridge`, `host`, `none`, `container:ID` or a network's name or id.
@@ -209,6 +213,18 @@ pub struct Mount {
     pub tmpfs_size_bytes: u64,
     /// 0 is 1777.
     pub tmpfs_mode: u32,
+}
+
+/// Stacked directories, shown as one; the steps of builds have them. Only for kernels that
+/// take layers one by one, and paths of at most 255 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OverlayPoint {
+    /// Absolute path inside the container.
+    pub target: String,
+    /// Topmost first; at least two unless it is writable.
+    pub lower: Vec<PathBuf>,
+    /// Where changes go, and an empty directory beside; `None` is read-only.
+    pub writable: Option<(PathBuf, PathBuf)>,
 }
 
 /// What the user wants of one network leg.

@@ -168,10 +168,24 @@ fn enter(plan: &Plan<'_>) -> Result<(), LaunchError> {
             format!("chdir to cwd ({:?}) set in config.json failed: {}", cwd.display(), errno.desc().to_lowercase()),
         )
     })?;
+    stay_inside()?;
     drop_rights(plan)?;
     sys::close_others_on_exec().map_err(runtime("close descriptors"))?;
     sys::reset_signals();
     Ok(())
+}
+
+/// A working directory like `/proc/self/fd/7` may name a directory of the host's that is open here.
+fn stay_inside() -> Result<(), LaunchError> {
+    // The kernel itself is asked: it says `(unreachable)` before a path that is not below the root.
+    let is_inside = rustix::process::getcwd(Vec::new()).is_ok_and(|cwd| cwd.to_bytes().starts_with(b"/"));
+    is_inside.then_some(()).ok_or_else(|| {
+        LaunchError::process(
+            crate::error::EXIT_NOT_EXECUTABLE,
+            "current working directory is outside of container mount namespace root -- possible container breakout \
+             detected",
+        )
+    })
 }
 
 fn connect_streams(plan: &Plan<'_>) -> Result<(), LaunchError> {

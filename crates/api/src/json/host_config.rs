@@ -150,6 +150,7 @@ impl HostConfig {
         Ok(Model {
             binds,
             mounts,
+            overlays: Vec::new(),
             tmpfs: self.tmpfs,
             network_mode: self.network_mode,
             port_bindings: read_bindings(self.port_bindings)?,

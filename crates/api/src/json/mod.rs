@@ -3,6 +3,7 @@
 //! The shapes are our own: clients depend on which fields are `null`, `{}` or absent,
 //! and on reading a `null` where a value belongs as that type's zero, as Go does.
 
+pub(crate) mod build_event;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod container_list;

@@ -2,32 +2,137 @@
 
 use crate::backend::Backend;
 use crate::error::Reply;
-use crate::request::{Query, registry_config};
+use crate::request::{Query, parse_time, registry_config};
 use crate::route::containers::check_platform;
 use crate::stream::with_progress;
 use crate::upload::reader;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use serde::de::DeserializeOwned;
-use skep_engine::build::{BuildOptions, build as run_build};
-use skep_model::{Error, Result};
+use serde_json::json;
+use skep_buildkit::BuildKit;
+use skep_engine::build::{BuildInput, BuildOptions, Given, PruneOptions, Style, build as run_build};
+use skep_model::{Error, Result, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-pub(crate) async fn build(State(backend): State<Backend>, query: Query, headers: HeaderMap, body: Body) -> Reply {
-    let (mut options, warnings) = read_options(&query)?;
-    options.auth = registry_config(&headers)?;
+/// Secrets of a build: base64 of a JSON object from id to base64 of the content.
+const SECRETS_HEADER: &str = "x-skep-build-secrets";
+/// SSH agents of a build on this machine: a JSON object from id to the socket's path.
+const AGENTS_PARAMETER: &str = "ssh";
+
+pub(crate) async fn build(
+    State(backend): State<Backend>,
+    Extension(buildkit): Extension<BuildKit>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Reply {
+    if query.get("version") == "2" {
+        return super::buildkit::build(&buildkit, &backend, &query, body).await;
+    }
+    let (options, warnings) = read_options(&query)?;
+    let client = Given {
+        auth: registry_config(&headers)?,
+        secrets: secrets(&headers)?,
+        agents: json_parameter(&query, AGENTS_PARAMETER)?,
+    };
+    let input = BuildInput { context: Box::new(reader(body)), dockerfile: None, client: Arc::new(client) };
     let work = move |progress: tokio::sync::mpsc::Sender<_>| async move {
         for warning in warnings {
             let _ = progress.send(skep_engine::progress::Progress::Stream(warning)).await;
         }
-        run_build(&backend.engine, reader(body), options, progress).await
+        let (style, told) = (options.style, progress.clone());
+        let id = run_build(&backend.engine, input, options, progress).await?;
+        if style == Style::Events {
+            // The other styles tell it among their lines.
+            let _ = told.send(skep_engine::progress::Progress::ImageId(id.clone())).await;
+        }
+        Ok(id)
     };
     // The engine reports the image itself, in the form that a quiet build or another has.
     with_progress(work, false, |_id| vec![]).await
 }
 
+/// `POST /build/cancel`
+pub(crate) async fn cancel(Extension(buildkit): Extension<BuildKit>, query: Query) -> http::StatusCode {
+    buildkit.cancel(query.get("id"));
+    http::StatusCode::OK
+}
+
+/// `POST /build/prune`
+pub(crate) async fn prune(State(backend): State<Backend>, query: Query) -> Reply {
+    let options = prune_options(&query, chrono::Utc::now())?;
+    let pruned = skep_engine::build::prune(&backend.engine, options).await?;
+    let ids = crate::json::list_or_null(pruned.ids);
+    crate::error::ok(&json!({ "CachesDeleted": ids, "SpaceReclaimed": pruned.bytes }))
+}
+
+fn prune_options(query: &Query, now: DateTime<Utc>) -> Result<PruneOptions> {
+    let filters = query.filters(&["until", "unused-for", "id"])?;
+    let first = |name: &str| filters.values(name).next().map(str::to_owned);
+    let unused_since = match first("until").or_else(|| first("unused-for")) {
+        Some(text) => Some(point_in_time(&text, now)?),
+        None => None,
+    };
+    let keep = match query.integer("keep-storage")? {
+        Some(keep) => keep,
+        None => query.integer("reserved-space")?.unwrap_or_default(),
+    };
+    Ok(PruneOptions {
+        all: query.flag("all"),
+        keep_bytes: u64::try_from(keep).map_err(|_| Error::invalid("keep-storage cannot be negative"))?,
+        unused_since,
+        id: first("id"),
+    })
+}
+
+/// A span back from now, or a time.
+fn point_in_time(text: &str, now: DateTime<Utc>) -> Result<Timestamp> {
+    match go_duration(text) {
+        Some(age) => Ok(Timestamp::from_chrono(now - age)),
+        None => parse_time(text)
+            .ok_or_else(|| Error::invalid(format!("\"until\" filter is no duration and no time: {text}"))),
+    }
+}
+
+/// `24h`, `1h30m`, `10s`
+fn go_duration(text: &str) -> Option<chrono::TimeDelta> {
+    let mut total_s = 0_i64;
+    let mut digits = String::new();
+    for c in text.chars() {
+        let unit_s = match c {
+            '0'..='9' => {
+                digits.push(c);
+                continue;
+            }
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            _ => return None,
+        };
+        total_s = total_s.checked_add(digits.parse::<i64>().ok()?.checked_mul(unit_s)?)?;
+        digits.clear();
+    }
+    if digits.is_empty() && !text.is_empty() { chrono::TimeDelta::try_seconds(total_s) } else { None }
+}
+
+fn secrets(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<u8>>> {
+    let Some(header) = headers.get(SECRETS_HEADER) else { return Ok(BTreeMap::new()) };
+    // Says nothing of what was in it.
+    let bad = || Error::invalid(format!("malformed {SECRETS_HEADER} header"));
+    let bytes = STANDARD.decode(header.as_bytes()).map_err(|_| bad())?;
+    let encoded: BTreeMap<String, String> = serde_json::from_slice(&bytes).map_err(|_| bad())?;
+    encoded.into_iter().map(|(id, text)| Ok((id, STANDARD.decode(text).map_err(|_| bad())?))).collect()
+}
+
 /// Every parameter is mapped, refused, or dropped with a warning line.
-fn read_options(query: &Query) -> Result<(BuildOptions, Vec<String>)> {
+pub(super) fn read_options(query: &Query) -> Result<(BuildOptions, Vec<String>)> {
     refuse_unsupported(query)?;
     let mut warnings = Vec::new();
     let mut dropped = |parameter: &str, why: &str| {
@@ -35,7 +140,6 @@ fn read_options(query: &Query) -> Result<(BuildOptions, Vec<String>)> {
             warnings.push(format!("[Warning] {parameter} is ignored: {why}\n"));
         }
     };
-    dropped("cachefrom", "only the local cache is used");
     for limit in ["cpusetcpus", "cpusetmems", "cpuperiod", "cpuquota", "memswap", "ulimits", "cgroupparent"] {
         dropped(limit, "build steps are not limited by it");
     }
@@ -54,11 +158,15 @@ fn read_options(query: &Query) -> Result<(BuildOptions, Vec<String>)> {
         target: query.get("target").to_owned(),
         no_cache: query.flag("nocache"),
         pull: query.flag("pull"),
-        quiet: query.flag("q"),
+        cache_from: json_parameter(query, "cachefrom")?,
+        style: match (query.flag("q"), query.flag("steps")) {
+            (true, _) => Style::Quiet,
+            (false, true) => Style::Events,
+            (false, false) => Style::Text,
+        },
         network_mode: query.get("networkmode").to_owned(),
         extra_hosts: extra_hosts(query),
         platform: platform.to_owned(),
-        auth: std::collections::BTreeMap::new(),
         memory_bytes: query.integer("memory")?.unwrap_or_default(),
         cpu_shares: query.integer("cpushares")?.unwrap_or_default(),
         shm_size: u64::try_from(shm_size).map_err(|_| Error::invalid("SHM size can not be less than 0"))?,
@@ -67,14 +175,14 @@ fn read_options(query: &Query) -> Result<(BuildOptions, Vec<String>)> {
 }
 
 fn refuse_unsupported(query: &Query) -> Result<()> {
-    match query.get("version") {
-        "" | "1" => {}
-        _ => return Err(Error::not_implemented("BuildKit is not supported: set DOCKER_BUILDKIT=0")),
+    if !matches!(query.get("version"), "" | "1" | "2") {
+        return Err(Error::invalid(format!("invalid version {}", query.get("version"))));
     }
+    let is_remote = |remote: &str| !matches!(remote, "client-session" | "upload-request");
     crate::json::refuse(&[
-        ("building from a remote URL", query.nonempty("remote").is_some_and(|remote| remote != "client-session")),
+        ("building from a remote URL", query.nonempty("remote").is_some_and(is_remote)),
         ("squash", query.flag("squash")),
-        ("outputs", query.nonempty("outputs").is_some()),
+        ("outputs", query.nonempty("outputs").is_some_and(|value| !matches!(value, "null" | "[]"))),
         ("securityopt", query.nonempty("securityopt").is_some_and(|value| !matches!(value, "null" | "[]"))),
         ("isolation", query.nonempty("isolation").is_some_and(|value| value != "default")),
     ])
@@ -113,9 +221,10 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_said_and_what_cannot_be_is_refused() {
-        assert_eq!(read_options(&Query::parse("cpuquota=5&cachefrom=%5B%22a%22%5D")).unwrap().1.len(), 2);
+        let (options, warnings) = read_options(&Query::parse("cpuquota=5&cachefrom=%5B%22a%22%5D")).unwrap();
+        assert_eq!((warnings.len(), options.cache_from), (1, vec!["a".to_owned()]));
         for bad in [
-            "version=2",
+            "version=3",
             "remote=http://x",
             "squash=1",
             "outputs=x",
@@ -126,6 +235,30 @@ mod tests {
         ] {
             assert!(read_options(&Query::parse(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn prunes_spare_what_was_used_lately() {
+        let now = DateTime::from_timestamp(10_000, 0).unwrap();
+        let options = |text: &str| prune_options(&Query::parse(text), now);
+        let found = options("all=1&keep-storage=5&filters=%7B%22until%22%3A%7B%221h30m%22%3Atrue%7D%7D").unwrap();
+        assert!(found.all && found.keep_bytes == 5);
+        assert_eq!(found.unused_since, Some(Timestamp(4_600_000_000_000)));
+        for bad in
+            ["keep-storage=-1", "filters=%7B%22until%22%3A%5B%22x%22%5D%7D", "filters=%7B%22nope%22%3A%5B%22x%22%5D%7D"]
+        {
+            assert!(options(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_come_in_a_header_and_bad_ones_are_not_repeated() {
+        let mut headers = HeaderMap::new();
+        let encoded = STANDARD.encode(format!(r#"{{"a":"{}"}}"#, STANDARD.encode("s3cret")));
+        headers.insert(SECRETS_HEADER, encoded.parse().unwrap());
+        assert_eq!(secrets(&headers).unwrap()["a"], b"s3cret");
+        headers.insert(SECRETS_HEADER, STANDARD.encode(r#"{"a":"s3cret!"}"#).parse().unwrap());
+        assert!(!secrets(&headers).unwrap_err().message.contains("s3cret"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::version::ApiVersion;
 use axum::Extension;
 use axum::extract::State;
 use serde_json::{Value, json};
+use skep_engine::build::CacheRecord;
 use skep_model::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -42,11 +43,27 @@ pub(crate) async fn usage(
         report.insert("Volumes".into(), volumes(&backend).await?);
     }
     if wanted("build-cache") {
-        // The classic builder's cache are images.
-        report.insert("BuildCache".into(), json!([]));
-        report.insert("BuilderSize".into(), json!(0));
+        // The results of steps are images, and counted there.
+        let caches = backend.engine.builds().list().await?;
+        report.insert("BuilderSize".into(), json!(caches.iter().map(|cache| cache.size).sum::<u64>()));
+        report.insert("BuildCache".into(), caches.iter().map(build_cache).collect());
     }
     crate::error::ok(&report)
+}
+
+fn build_cache(cache: &CacheRecord) -> Value {
+    json!({
+        "ID": cache.id,
+        "Parent": "",
+        "Type": "exec.cachemount",
+        "Description": cache.description,
+        "InUse": cache.in_use,
+        "Shared": false,
+        "Size": cache.size,
+        "CreatedAt": cache.created.to_rfc3339(),
+        "LastUsedAt": cache.last_used.to_rfc3339(),
+        "UsageCount": cache.uses,
+    })
 }
 
 fn images(backend: &Backend, version: ApiVersion) -> (u64, Value) {

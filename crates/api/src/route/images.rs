@@ -15,7 +15,7 @@ use crate::version::ApiVersion;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 use skep_engine::image::NewImage;
@@ -288,10 +288,6 @@ fn override_config(config: &mut ContainerConfig, wanted: ContainerConfig) {
 }
 
 /// Bytes that are no use to anybody: the classic builder keeps its cache as images.
-pub(crate) async fn build_prune() -> Result<Response, ApiError> {
-    ok(&json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

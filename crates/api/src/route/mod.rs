@@ -1,6 +1,7 @@
 //! One thin handler per path: read, convert, call, convert, write.
 
 pub(crate) mod build;
+pub(crate) mod buildkit;
 pub(crate) mod containers;
 pub(crate) mod disk;
 pub(crate) mod events;

@@ -122,7 +122,3 @@ pub(crate) async fn plugins() -> Reply {
 pub(crate) async fn no_plugins() -> ApiError {
     Error::not_implemented("managed plugins are not supported yet").into()
 }
-
-pub(crate) async fn no_buildkit() -> ApiError {
-    Error::not_implemented("BuildKit is not supported: set DOCKER_BUILDKIT=0").into()
-}

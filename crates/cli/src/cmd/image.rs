@@ -2,19 +2,18 @@
 
 use super::{inspect_kind, registry};
 use crate::client::{Payload, filters, query, segment};
-use crate::flags::image::{Build, History, Image, Images, Import, Load, Rmi, Save, Tag};
+use crate::flags::image::{History, Image, Images, Import, Load, Rmi, Save, Tag};
 use crate::format::{Listing, text};
-use crate::{Client, Outcome, human, parse, stream};
+use crate::{Client, Outcome, human, stream};
 use anyhow::{Context, anyhow};
 use chrono::Utc;
 use hyper::Method;
-use serde_json::{Map, Value, json};
-use std::path::Path;
+use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 
 pub(crate) async fn dispatch(client: &Client, verb: Image) -> Outcome {
     match verb {
-        Image::Build(flags) => build(client, *flags).await,
+        Image::Build(flags) => super::build::build(client, *flags).await,
         Image::History(flags) => history(client, &flags).await,
         Image::Import(flags) => import(client, flags).await,
         Image::Inspect(flags) => inspect_kind(client, &flags.names, &flags.format, "/images/{}/json").await,
@@ -112,106 +111,6 @@ pub(crate) async fn history(client: &Client, flags: &History) -> Outcome {
         ("Comment", "COMMENT"),
     ];
     Listing { columns: &columns, rows: rows.collect(), id: "ID" }.print(&flags.format, flags.quiet)
-}
-
-pub(crate) async fn build(client: &Client, flags: Build) -> Outcome {
-    let arguments: Map<String, Value> = flags
-        .build_arg
-        .iter()
-        .map(|arg| match arg.split_once('=') {
-            Some((key, value)) => (key.to_owned(), value.into()),
-            None => (arg.clone(), std::env::var(arg).map_or(Value::Null, Value::String)),
-        })
-        .collect();
-    let memory = flags.memory.as_deref().map(parse::bytes).transpose()?.unwrap_or(0).to_string();
-    let shm = flags.shm_size.as_deref().map(parse::bytes).transpose()?.unwrap_or(0).to_string();
-    let dockerfile = dockerfile_in_context(&flags)?;
-    let one = |on: bool| if on { "1" } else { "" };
-    let mut options = query(&[
-        ("dockerfile", &dockerfile),
-        ("buildargs", &Value::Object(arguments).to_string()),
-        ("labels", &parse::labels(&flags.label).to_string()),
-        ("target", &flags.target),
-        ("nocache", one(flags.no_cache)),
-        ("pull", one(flags.pull)),
-        ("q", one(flags.quiet)),
-        ("networkmode", &flags.network),
-        ("platform", &flags.platform),
-        ("memory", &memory),
-        ("shmsize", &shm),
-        ("rm", "1"),
-    ]);
-    for (key, values) in [("t", &flags.tag), ("extrahosts", &flags.add_host)] {
-        for value in values {
-            options.push_str(&query(&[(key, value)]).replacen('?', "&", 1));
-        }
-    }
-    let reader = context_reader(&flags)?;
-    let payload = Payload::Stream { reader, content_type: "application/x-tar" };
-    let answer = client.send(Method::POST, &format!("/build{options}"), &[], payload).await?;
-    let mut image_id = String::new();
-    stream::json_lines(answer, |line| {
-        stream::progress_error(&line)?;
-        if let Some(id) = line["aux"]["ID"].as_str() {
-            id.clone_into(&mut image_id);
-        }
-        if let Some(text) = line["stream"].as_str() {
-            print!("{text}");
-        } else if let Some(status) = line["status"].as_str() {
-            println!("{status}");
-        }
-        Ok(())
-    })
-    .await?;
-    if let Some(path) = &flags.iidfile {
-        std::fs::write(path, image_id).with_context(|| path.clone())?;
-    }
-    Ok(())
-}
-
-/// The Dockerfile's path inside the context.
-fn dockerfile_in_context(flags: &Build) -> anyhow::Result<String> {
-    let Some(file) = &flags.file else { return Ok(String::new()) };
-    if flags.context == "-" {
-        return Ok(file.clone());
-    }
-    let context = Path::new(&flags.context)
-        .canonicalize()
-        .with_context(|| format!("unable to prepare context: path \"{}\" not found", flags.context))?;
-    let path = Path::new(file).canonicalize().or_else(|_| context.join(file).canonicalize());
-    let path = path.with_context(|| {
-        format!("unable to prepare context: unable to evaluate symlinks in Dockerfile path: {file}")
-    })?;
-    let inside =
-        path.strip_prefix(&context).map_err(|_| anyhow!("the Dockerfile ({file}) must be within the build context"))?;
-    Ok(inside.to_string_lossy().into_owned())
-}
-
-/// The context as a tar stream, written by a thread while it is sent.
-fn context_reader(flags: &Build) -> anyhow::Result<Box<dyn AsyncRead + Send + Sync + Unpin>> {
-    if flags.context == "-" {
-        return Ok(Box::new(tokio::io::stdin()));
-    }
-    let folder = Path::new(&flags.context)
-        .canonicalize()
-        .with_context(|| format!("unable to prepare context: path \"{}\" not found", flags.context))?;
-    if !folder.is_dir() {
-        return Err(anyhow!("unable to prepare context: context must be a directory: {}", folder.display()));
-    }
-    let (reader, writer) = std::io::pipe().context("a pipe for the build context")?;
-    // The daemon applies .dockerignore; the file itself and the Dockerfile always travel.
-    std::thread::spawn(move || {
-        let mut archive = tar::Builder::new(writer);
-        archive.follow_symlinks(false);
-        match archive.append_dir_all(".", &folder).and_then(|()| archive.finish()) {
-            // The daemon stopped reading: it has told why, or will.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-            Err(error) => eprintln!("the build context could not be sent: {error}"),
-            Ok(()) => {}
-        }
-    });
-    let reader = std::fs::File::from(std::os::fd::OwnedFd::from(reader));
-    Ok(Box::new(tokio::fs::File::from_std(reader)))
 }
 
 pub(crate) async fn import(client: &Client, flags: Import) -> Outcome {

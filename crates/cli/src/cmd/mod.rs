@@ -1,5 +1,7 @@
 //! What the verbs do: one file a noun. Each builds a request, shows the answer, decides nothing.
 
+mod build;
+mod build_progress;
 pub(crate) mod container;
 mod container_files;
 pub(crate) mod container_tune;
@@ -64,7 +66,8 @@ pub(crate) async fn dispatch(parsed: Skep) -> Outcome {
         Verb::Wait(names) => container::wait(client, &names.names).await,
         Verb::Compose(flags) => crate::compose::dispatch(client, *flags).await,
         Verb::Container(verb) => container::dispatch(client, verb).await,
-        Verb::Build(flags) => image::build(client, *flags).await,
+        Verb::Build(flags) => build::build(client, *flags).await,
+        Verb::Builder(verb) => build::dispatch(client, verb).await,
         Verb::Pull(flags) => registry::pull(client, &flags).await,
         Verb::Push(flags) => registry::push(client, &flags).await,
         Verb::Login(flags) => login::login(client, &flags).await,

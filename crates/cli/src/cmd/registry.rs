@@ -123,6 +123,22 @@ pub(crate) fn credentials(image: &str) -> Option<String> {
     Some(URL_SAFE.encode(auth.to_string()))
 }
 
+/// All that `login` stored, by registry, as a build wants them.
+pub(crate) fn all_credentials() -> serde_json::Map<String, Value> {
+    let folder = std::env::var_os("DOCKER_CONFIG")
+        .map(std::path::PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".docker")));
+    let config = folder.and_then(|folder| std::fs::read(folder.join("config.json")).ok()).unwrap_or_default();
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    let entries = config["auths"].as_object().into_iter().flatten();
+    let decoded = entries.filter_map(|(registry, entry)| {
+        let text = String::from_utf8(STANDARD.decode(entry["auth"].as_str()?).ok()?).ok()?;
+        let (username, password) = text.split_once(':')?;
+        Some((registry.clone(), json!({"username": username, "password": password})))
+    });
+    decoded.collect()
+}
+
 /// Shows progress lines: bars on a terminal, one line per change of status elsewhere.
 pub(crate) struct Progress {
     quiet: bool,

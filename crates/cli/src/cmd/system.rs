@@ -306,7 +306,7 @@ async fn prune(client: &Client, flags: &SystemPrune) -> Outcome {
         if flags.all { "all images without at least one container associated to them" } else { "all dangling images" };
     let volumes = if flags.volumes { "\n  - all anonymous volumes not used by at least one container" } else { "" };
     let warning = format!(
-        "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container{volumes}\n  - {images}\n"
+        "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container{volumes}\n  - {images}\n  - unused build cache\n"
     );
     if !confirm(flags.force, &warning) {
         return Ok(());
@@ -318,6 +318,12 @@ async fn prune(client: &Client, flags: &SystemPrune) -> Outcome {
     let mut kinds = vec![("containers", given.clone()), ("networks", given.clone()), ("images", for_images)];
     if flags.volumes {
         kinds.insert(2, ("volumes", given));
+    }
+    // Caches have no labels.
+    let ages: Vec<String> = flags.filter.iter().filter(|filter| filter.starts_with("until=")).cloned().collect();
+    if ages.len() == flags.filter.len() {
+        let all = if flags.all { "1" } else { "" };
+        kinds.push(("build", query(&[("all", all), ("filters", &filters(&ages)?)])));
     }
     let mut reclaimed = 0.0;
     for (kind, options) in kinds {

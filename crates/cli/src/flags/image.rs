@@ -53,6 +53,18 @@ pub(crate) struct Build {
     /// Run every step again
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Take the steps of this image where they are the same (repeatable)
+    #[arg(long)]
+    pub(crate) cache_from: Vec<String>,
+    /// Secret for RUN --mount=type=secret (id=NAME,src=FILE or id=NAME,env=VARIABLE; repeatable)
+    #[arg(long)]
+    pub(crate) secret: Vec<String>,
+    /// SSH agent for RUN --mount=type=ssh (default, or ID=SOCKET; repeatable)
+    #[arg(long)]
+    pub(crate) ssh: Vec<String>,
+    /// How steps are shown: auto, plain, tty or classic
+    #[arg(long, default_value = "auto")]
+    pub(crate) progress: String,
     /// Pull base images even when they are here
     #[arg(long)]
     pub(crate) pull: bool,

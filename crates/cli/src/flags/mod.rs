@@ -1,6 +1,7 @@
 //! The grammar: every verb and flag, defined once. Help, completion and man pages come
 //! from here.
 
+pub(crate) mod builder;
 pub(crate) mod compose;
 pub(crate) mod container;
 pub(crate) mod container_files;
@@ -64,6 +65,9 @@ pub(crate) enum Verb {
     /// Manage images
     #[command(subcommand)]
     Image(image::Image),
+    /// Manage builds
+    #[command(subcommand)]
+    Builder(builder::Builder),
     /// Manage networks
     #[command(subcommand)]
     Network(network::Network),

@@ -34,8 +34,9 @@ impl BuildArgs {
         self.stage.insert(name.to_owned(), default);
     }
 
-    pub(crate) fn start_stage(&mut self) {
-        self.stage.clear();
+    /// All that was declared so far.
+    pub(crate) fn declared(&self) -> Vec<String> {
+        self.ever_declared.iter().cloned().collect()
     }
 
     /// For `FROM` and for the defaults of global arguments.
@@ -123,8 +124,6 @@ mod tests {
         assert!(args.visible(&[]).is_empty());
         args.declare("v", None);
         assert_eq!(args.visible(&[]).get("v"), Some(&"1".to_owned()));
-        args.start_stage();
-        assert!(args.visible(&[]).is_empty());
     }
 
     #[test]

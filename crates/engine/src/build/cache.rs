@@ -8,7 +8,7 @@ use super::error::{BuildError, BuildResult};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use skep_model::container::ContainerConfig;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(crate) struct Step<'a> {
 
 impl Cache {
     pub(crate) fn load(directory: &Path) -> Self {
-        let path = directory.join("build-cache.json");
+        let path = file_in(directory);
         let known = Arc::new(read(&path).entries.into_iter().collect());
         Self { path, known, learned: Vec::new() }
     }
@@ -72,29 +72,53 @@ impl Cache {
         if self.learned.is_empty() {
             return Ok(());
         }
-        let doing = || format!("write {}", self.path.display());
-        let lock = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.path.with_extension("lock"))
-            .map_err(BuildError::io(doing()))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(BuildError::io(doing()))?;
+        let _lock = lock(&self.path)?;
         let mut file = read(&self.path);
-        file.version = FORMAT_VERSION;
         let fresh: HashMap<_, _> = self.learned.drain(..).collect();
         file.entries.retain(|(key, _)| !fresh.contains_key(key));
         file.entries.extend(fresh);
         let surplus = file.entries.len().saturating_sub(ENTRIES_MAX);
         file.entries.drain(..surplus);
-        let bytes = serde_json::to_vec(&file).map_err(|error| BuildError::io(doing())(std::io::Error::other(error)))?;
-        let parent = self.path.parent().unwrap_or_else(|| Path::new("/"));
-        let mut temporary = tempfile::NamedTempFile::new_in(parent).map_err(BuildError::io(doing()))?;
-        temporary.write_all(&bytes).map_err(BuildError::io(doing()))?;
-        temporary.as_file().sync_data().map_err(BuildError::io(doing()))?;
-        temporary.persist(&self.path).map_err(|error| BuildError::io(doing())(error.error))?;
-        Ok(())
+        write(&self.path, file)
     }
+}
+
+/// Forgets all; returns the images that were known, each once.
+pub(crate) fn forget(directory: &Path) -> BuildResult<BTreeSet<String>> {
+    let path = file_in(directory);
+    let _lock = lock(&path)?;
+    let known = read(&path).entries.into_iter().map(|(_, image)| image).collect();
+    write(&path, File::default())?;
+    Ok(known)
+}
+
+fn file_in(directory: &Path) -> PathBuf {
+    directory.join("build-cache.json")
+}
+
+/// Keeps other builds from writing for as long as it lives.
+fn lock(path: &Path) -> BuildResult<std::fs::File> {
+    let doing = || format!("write {}", path.display());
+    let lock = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.with_extension("lock"))
+        .map_err(BuildError::io(doing()))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(BuildError::io(doing()))?;
+    Ok(lock)
+}
+
+fn write(path: &Path, mut file: File) -> BuildResult<()> {
+    let doing = || format!("write {}", path.display());
+    file.version = FORMAT_VERSION;
+    let bytes = serde_json::to_vec(&file).map_err(|error| BuildError::io(doing())(std::io::Error::other(error)))?;
+    let parent = path.parent().unwrap_or_else(|| Path::new("/"));
+    let mut temporary = tempfile::NamedTempFile::new_in(parent).map_err(BuildError::io(doing()))?;
+    temporary.write_all(&bytes).map_err(BuildError::io(doing()))?;
+    temporary.as_file().sync_data().map_err(BuildError::io(doing()))?;
+    temporary.persist(path).map_err(|error| BuildError::io(doing())(error.error))?;
+    Ok(())
 }
 
 impl Step<'_> {

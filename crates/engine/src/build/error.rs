@@ -37,6 +37,14 @@ pub(crate) enum BuildError {
 }
 
 impl BuildError {
+    /// With the line of the Dockerfile, for what Docker has no words of its own for.
+    pub(crate) fn at_line(self, line: usize) -> Self {
+        match self {
+            Self::Unsupported(message) if line > 0 => ParseError::Unsupported { line, message }.into(),
+            other => other,
+        }
+    }
+
     /// For `map_err`: the failed system call with what it was for.
     pub(crate) fn io<E: Into<io::Error>>(doing: impl Into<String>) -> impl FnOnce(E) -> Self {
         let doing = doing.into();

@@ -2,6 +2,7 @@
 
 use super::copy::SourceTree;
 use super::error::{BuildError, BuildResult};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tokio::fs::File;
@@ -31,14 +32,22 @@ pub(crate) fn is_url(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
 }
 
-/// Fetches into `directory`, which is made.
-pub(crate) async fn fetch(url: &str, directory: &Path) -> BuildResult<Fetched> {
+/// Fetches into `directory`, which is made. `checksum`: `sha256:` and the digest of the content.
+pub(crate) async fn fetch(url: &str, directory: &Path, checksum: Option<&str>) -> BuildResult<Fetched> {
     let failed = |what: String| BuildError::Instruction(format!("ADD failed: {what}"));
     let parsed = url::Url::parse(url).map_err(|error| failed(format!("parse {url:?}: {error}")))?;
+    if let Some(checksum) = checksum {
+        check_form(checksum).map_err(failed)?;
+    }
     let name = parsed.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default().to_owned();
     std::fs::create_dir(directory).map_err(BuildError::io("create a directory for ADD"))?;
     let path = directory.join(CONTENT);
-    let modified = download(parsed, &path).await.map_err(failed)?;
+    let (modified, digest) = download(parsed, &path).await.map_err(failed)?;
+    if let Some(expected) = checksum
+        && expected != digest
+    {
+        return Err(failed(format!("digest mismatch for {url}: {digest} (expected: {expected})")));
+    }
     let directory = directory.to_owned();
     let finish = move || {
         let doing = || format!("write {}", path.display());
@@ -54,8 +63,17 @@ pub(crate) async fn fetch(url: &str, directory: &Path) -> BuildResult<Fetched> {
     Ok(Fetched { tree, name })
 }
 
-/// Returns when the file was changed, as the server says.
-async fn download(url: url::Url, path: &Path) -> Result<SystemTime, String> {
+fn check_form(checksum: &str) -> Result<(), String> {
+    let is_digest =
+        |hex: &str| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    match checksum.strip_prefix("sha256:") {
+        Some(hex) if is_digest(hex) => Ok(()),
+        _ => Err(format!("invalid checksum {checksum}: only sha256:<64 hexadecimal digits> is supported")),
+    }
+}
+
+/// Returns when the file was changed, as the server says, and the digest of what came.
+async fn download(url: url::Url, path: &Path) -> Result<(SystemTime, String), String> {
     // Another part of the program may have done it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let explain = |error: reqwest::Error| {
@@ -85,13 +103,15 @@ async fn download(url: url::Url, path: &Path) -> Result<SystemTime, String> {
     let write = |error: std::io::Error| format!("write {}: {error}", path.display());
     let mut file = File::create_new(path).await.map_err(write)?;
     let mut size = 0_u64;
+    let mut hasher = Sha256::new();
     while let Some(piece) = response.chunk().await.map_err(explain)? {
         size += piece.len() as u64;
         if size > FILE_BYTES_MAX {
             return Err(format!("{url} has more than {FILE_BYTES_MAX} bytes"));
         }
+        hasher.update(&piece);
         file.write_all(&piece).await.map_err(write)?;
     }
     file.flush().await.map_err(write)?;
-    Ok(modified)
+    Ok((modified, format!("sha256:{}", hex::encode(hasher.finalize()))))
 }

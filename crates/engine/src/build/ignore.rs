@@ -18,29 +18,43 @@ struct Rule {
     exception: bool,
 }
 
+/// The rules of a file as clean patterns in order; `!` stands before an exception.
+///
+/// # Errors
+/// Names the malformed pattern.
+pub(crate) fn patterns(text: &str) -> Result<Vec<String>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut patterns = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let line = line.trim();
+        let (mark, pattern) = match line.strip_prefix('!') {
+            Some(rest) => ("!", rest.trim()),
+            None => ("", line),
+        };
+        if pattern.is_empty() {
+            if !mark.is_empty() {
+                return Err("illegal exclusion pattern: \"!\"".into());
+            }
+            continue;
+        }
+        let cleaned = clean(pattern);
+        if Pattern::compile(&cleaned, true).is_none() {
+            return Err(format!("error parsing .dockerignore: syntax error in pattern: {pattern}"));
+        }
+        patterns.push(format!("{mark}{cleaned}"));
+    }
+    Ok(patterns)
+}
+
 impl Ignore {
     /// The error names the malformed pattern.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut rules = Vec::new();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let line = line.trim();
-            let (exception, pattern) = match line.strip_prefix('!') {
-                Some(rest) => (true, rest.trim()),
-                None => (false, line),
-            };
-            if pattern.is_empty() {
-                if exception {
-                    return Err("illegal exclusion pattern: \"!\"".into());
-                }
-                continue;
-            }
-            let cleaned = clean(pattern);
-            let pattern = Pattern::compile(&cleaned, true)
-                .ok_or_else(|| format!("error parsing .dockerignore: syntax error in pattern: {pattern}"))?;
-            rules.push(Rule { pattern, exception });
-        }
-        Ok(Self { rules })
+        let rules = patterns(text)?.into_iter().filter_map(|text| {
+            let exception = text.starts_with('!');
+            let pattern = Pattern::compile(text.trim_start_matches('!'), true)?;
+            Some(Rule { pattern, exception })
+        });
+        Ok(Self { rules: rules.collect() })
     }
 
     pub(crate) fn is_empty(&self) -> bool {

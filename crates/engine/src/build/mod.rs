@@ -1,19 +1,27 @@
-//! The classic builder: a Dockerfile and a context become an image.
+//! The builder: a Dockerfile and a context become an image.
 //!
 //! [`parse`], [`expand`], [`ignore`], [`pattern`], [`args`] and [`stages`] decide and are
-//! pure; [`context`], [`fetch`], [`copy`] and [`space`] touch files; [`cache`] remembers; [`execute`]
-//! goes through the steps. Everything temporary is one directory of the image store,
-//! removed at the end; RUN's containers are removed by the step that made them.
+//! pure; [`context`], [`fetch`], [`git`], [`copy`], [`layered`] and [`space`] touch files;
+//! [`cache`] and [`cache_mounts`] remember; [`execute`] goes through the stages. Everything
+//! temporary is one directory of the image store, removed at the end; RUN's containers are
+//! removed by the step that made them.
 
 mod args;
+mod builds;
 mod cache;
+mod cache_mounts;
+mod client;
 mod context;
 mod copy;
 mod error;
+mod event;
 mod execute;
 mod expand;
 mod fetch;
+mod forward;
+mod git;
 mod ignore;
+mod layered;
 mod output;
 mod parse;
 mod pattern;
@@ -21,18 +29,37 @@ mod space;
 mod stages;
 
 use crate::Engine;
-use crate::image::{RegistryAuth, Temporary};
+use crate::image::Temporary;
 use crate::progress::ProgressSender;
+pub use builds::{Builds, PruneOptions, Pruned, prune};
+pub use cache_mounts::CacheRecord;
+pub use client::{AgentStream, BuildClient, Given, SECRET_BYTES_MAX};
+use copy::SourceTree;
 use error::{BuildError, BuildResult};
+pub use event::BuildEvent;
 pub(crate) use execute::run::remove_leftovers;
-use output::Output;
+use output::Printer;
+pub use output::Style;
+use parse::Dockerfile;
 use skep_model::image::Reference;
 use skep_model::{Error, Result};
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
 use tokio::io::AsyncRead;
 
-/// Options of `POST /build`.
+/// What a build is made of.
+pub struct BuildInput {
+    /// A tar, possibly compressed.
+    pub context: Box<dyn AsyncRead + Send + Unpin>,
+    /// The Dockerfile's text if it is not in the context. The context is then taken as it
+    /// is: its sender has left out what is to be ignored.
+    pub dockerfile: Option<String>,
+    pub client: Arc<dyn BuildClient>,
+}
+
+/// How to build.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
     /// Path of the Dockerfile inside the context; empty is `Dockerfile`.
@@ -42,21 +69,29 @@ pub struct BuildOptions {
     pub labels: BTreeMap<String, String>,
     pub target: String,
     pub no_cache: bool,
+    /// Images whose steps may be taken instead of running them; pulled if need be.
+    pub cache_from: Vec<String>,
     pub pull: bool,
-    pub quiet: bool,
+    pub style: Style,
     pub network_mode: String,
     pub extra_hosts: Vec<String>,
     pub platform: String,
-    /// Registry host to its credentials.
-    pub auth: BTreeMap<String, RegistryAuth>,
     pub memory_bytes: i64,
     pub cpu_shares: i64,
     pub shm_size: u64,
 }
 
+/// The rules of a `.dockerignore` as clean patterns in order, `!` before exceptions.
+///
+/// # Errors
+/// Names the malformed pattern.
+pub fn ignore_patterns(text: &str) -> Result<Vec<String>> {
+    ignore::patterns(text).map_err(Error::invalid)
+}
+
 const DEFAULT_DOCKERFILE: &str = "Dockerfile";
 
-/// Builds; progress carries Docker's step lines. Returns the image id.
+/// Builds; progress carries Docker's step lines, or events. Returns the image id.
 ///
 /// Dropping the receiver of the progress cancels the build: it then cleans up and ends.
 ///
@@ -65,17 +100,17 @@ const DEFAULT_DOCKERFILE: &str = "Dockerfile";
 /// builder cannot do, else what went wrong in the step; tags are untouched then.
 pub async fn build(
     engine: &Engine,
-    context: impl AsyncRead + Send + Unpin + 'static,
+    input: BuildInput,
     options: BuildOptions,
     progress: ProgressSender,
 ) -> Result<String> {
     let engine = engine.clone();
     // A task of its own: a caller that goes away must not leave a container behind.
     let task = tokio::spawn(async move {
-        let mut output = Output::new(progress, options.quiet);
-        let result = build_in_temporary(engine, context, options, &mut output).await;
+        let mut printer = Printer::new(progress, options.style);
+        let result = build_in_temporary(engine, input, options, &mut printer).await;
         if result.is_err() {
-            output.reveal().await;
+            printer.reveal().await;
         }
         result
     });
@@ -84,13 +119,13 @@ pub async fn build(
 
 async fn build_in_temporary(
     engine: Engine,
-    stream: impl AsyncRead + Send + Unpin + 'static,
+    input: BuildInput,
     options: BuildOptions,
-    output: &mut Output,
+    printer: &mut Printer,
 ) -> BuildResult<String> {
     let tags = options.tags.iter().map(|tag| tag_name(tag)).collect::<BuildResult<Vec<_>>>()?;
     let temporary = engine.images().temporary();
-    let result = receive_and_run(engine, stream, options, &tags, &temporary, output).await;
+    let result = receive_and_run(engine, input, options, &tags, &temporary, printer).await;
     // Many files to unlink: not on a thread that serves others.
     let removed = tokio::task::spawn_blocking(move || drop(temporary)).await;
     if let Err(error) = removed {
@@ -101,31 +136,43 @@ async fn build_in_temporary(
 
 async fn receive_and_run(
     engine: Engine,
-    stream: impl AsyncRead + Send + Unpin + 'static,
+    input: BuildInput,
     options: BuildOptions,
     tags: &[Reference],
     temporary: &Temporary,
-    output: &mut Output,
+    printer: &mut Printer,
 ) -> BuildResult<String> {
     let directory = temporary.path();
-    let context_directory = directory.join("context");
     // Set-user-id files of a context must be out of reach for everybody else.
     std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(BuildError::io("create a build directory"))?;
+    let (dockerfile, context) = receive(input.context, input.dockerfile, &options, directory).await?;
+    execute::Build::new(engine, options, input.client, dockerfile, context, directory)?.run(tags, printer).await
+}
+
+async fn receive(
+    stream: Box<dyn AsyncRead + Send + Unpin>,
+    dockerfile: Option<String>,
+    options: &BuildOptions,
+    directory: &Path,
+) -> BuildResult<(Dockerfile, SourceTree)> {
+    let context_directory = directory.join("context");
     std::fs::create_dir(&context_directory).map_err(BuildError::io("create the context's directory"))?;
+    let name = if options.dockerfile.is_empty() { DEFAULT_DOCKERFILE.to_owned() } else { options.dockerfile.clone() };
+    if let Some(text) = dockerfile {
+        // What cannot be built need not be sent.
+        let dockerfile = parse::parse(&text, &name)?;
+        return Ok((dockerfile, context::receive(stream, &context_directory).await?));
+    }
     let context = context::receive(stream, &context_directory).await?;
-    let (dockerfile, context) = tokio::task::spawn_blocking({
-        let name =
-            if options.dockerfile.is_empty() { DEFAULT_DOCKERFILE.to_owned() } else { options.dockerfile.clone() };
-        move || {
-            let text = context::read_dockerfile(&context, &name)?;
-            let dockerfile = parse::parse(&text, &name)?;
-            context::apply_ignore(&context, &name)?;
-            BuildResult::Ok((dockerfile, context))
-        }
-    })
-    .await
-    .map_err(|error| BuildError::io("read the Dockerfile")(std::io::Error::other(error)))??;
-    execute::Builder::new(engine, options, dockerfile, context, directory, output).run(tags).await
+    let read = move || {
+        let text = context::read_dockerfile(&context, &name)?;
+        let dockerfile = parse::parse(&text, &name)?;
+        context::apply_ignore(&context, &name)?;
+        BuildResult::Ok((dockerfile, context))
+    };
+    tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|error| BuildError::io("read the Dockerfile")(std::io::Error::other(error)))?
 }
 
 fn tag_name(tag: &str) -> BuildResult<Reference> {

@@ -23,8 +23,12 @@ pub(crate) fn needed(stages: &[Stage], images: &[String], target: &str) -> Build
             wanted[base] = true;
         }
         for step in &stages[index].steps {
-            let Instruction::Transfer(transfer) = &step.instruction else { continue };
-            if let Some(source) = transfer.from.as_deref().and_then(|from| find(stages, index, from)) {
+            let froms: Vec<&str> = match &step.instruction {
+                Instruction::Transfer(transfer) => transfer.from.as_deref().into_iter().collect(),
+                Instruction::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_deref()).collect(),
+                _ => continue,
+            };
+            for source in froms.into_iter().filter_map(|from| find(stages, index, from)) {
                 wanted[source] = true;
             }
         }
@@ -61,6 +65,7 @@ mod tests {
         check(text, "Y", &[1]);
         check(text, "2", &[0, 1, 2]);
         check("FROM a AS x\nFROM b\nCOPY --from=busybox /a /b", "", &[1]);
+        check("FROM a AS x\nFROM b\nRUN --mount=from=x,target=/a true", "", &[0, 1]);
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Inner {
             execs: super::exec::Execs::default(),
             networks: Networks::open(&config)?,
             volumes: Volumes::open(&config.data_root.join("volumes"))?,
+            builds: crate::build::Builds::open(&config.data_root),
             verbs: TaskTracker::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

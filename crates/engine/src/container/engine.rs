@@ -2,6 +2,7 @@
 //! runs to its end even if the caller goes away.
 
 use crate::attach::Attach;
+use crate::build::Builds;
 use crate::config::EngineConfig;
 use crate::container::inner::Inner;
 use crate::container::{
@@ -41,6 +42,11 @@ impl Engine {
 
     pub fn images(&self) -> &ImageStore {
         &self.inner.images
+    }
+
+    /// What builds keep besides images.
+    pub fn builds(&self) -> &Builds {
+        &self.inner.builds
     }
 
     pub fn events(&self) -> &Events {

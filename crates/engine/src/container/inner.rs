@@ -1,6 +1,7 @@
 //! The engine's state, shared by all its handles and tasks.
 
 use crate::attach::Attach;
+use crate::build::Builds;
 use crate::config::EngineConfig;
 use crate::container::exec::Execs;
 use crate::container::registry::Registry;
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) execs: Execs,
     pub(crate) networks: Networks,
     pub(crate) volumes: Volumes,
+    pub(crate) builds: Builds,
     /// Verbs under way; the engine waits for them when it shuts down.
     pub(crate) verbs: TaskTracker,
     /// Streams, health probes and watchers: dropped at shutdown, found again at start.

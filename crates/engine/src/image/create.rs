@@ -76,6 +76,25 @@ pub(crate) fn commit(store: &Arc<Store>, change: &NewImage) -> ImageResult<Strin
     Ok(id.to_string())
 }
 
+/// A layer that is there on top of a parent's, kept until [`commit`] takes it.
+pub(crate) fn reuse_layer(store: &Arc<Store>, parent: Option<&str>, diff_id: &str) -> Result<NewLayer, Error> {
+    let below = match parent {
+        Some(name) => store.index().find(name)?.chain.last().cloned(),
+        None => None,
+    };
+    let diff = Digest::parse(diff_id)?;
+    let chain_id = Digest::chain(below.as_ref(), &diff);
+    // Held first, so that it cannot go between being seen and being taken.
+    store.hold(&chain_id);
+    match store.index().layer(&chain_id) {
+        Some(layer) => Ok(NewLayer { diff_id: diff_id.to_owned(), size: layer.size }),
+        None => {
+            store.unpin(&chain_id);
+            Err(Error::not_found(format!("layer {chain_id} is not in the store")))
+        }
+    }
+}
+
 /// Changes of the config alone, each on top of the one before and the first on its own
 /// parent. All become images, or none. Returns their ids.
 pub(crate) fn commit_chain(store: &Arc<Store>, changes: &[NewImage]) -> ImageResult<Vec<String>> {

@@ -90,6 +90,16 @@ impl<T> Hashing<T> {
         Self { inner, hasher: Sha256::new(), bytes: 0 }
     }
 
+    /// How many bytes passed so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Counts bytes that passed before.
+    pub(crate) fn passed(&mut self, data: &[u8]) {
+        self.record(data);
+    }
+
     /// The inner stream, the digest and the number of bytes that passed.
     pub(crate) fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest(hex::encode(self.hasher.finalize())), self.bytes)

@@ -16,6 +16,7 @@ mod load;
 mod manifest;
 mod meter;
 pub(crate) mod pack;
+mod partial;
 mod registry;
 mod remove;
 mod save;
@@ -93,7 +94,11 @@ impl ImageStore {
     /// Opens or makes the store; drops half-made blobs and layers.
     pub async fn open(config: &EngineConfig) -> Result<Self> {
         let root = config.data_root.join("image");
-        let store = blocking(move || Store::open(root)).await?;
+        let store = blocking(move || {
+            partial::purge(&root, std::time::SystemTime::now());
+            Store::open(root)
+        })
+        .await?;
         let registries =
             Registries { insecure: config.insecure_registries.clone(), mirrors: config.registry_mirrors.clone() };
         Ok(Self { store: Arc::new(store), registries: Arc::new(registries) })
@@ -121,6 +126,13 @@ impl ImageStore {
         let mut images: Vec<ImageInfo> = index.images().map(|image| index.info(image)).collect();
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         images
+    }
+
+    /// Bytes of all layers of all images, each counted once.
+    pub(crate) fn layer_bytes(&self) -> u64 {
+        let index = self.store.index();
+        let chains: std::collections::BTreeSet<_> = index.images().flat_map(|image| image.chain.iter()).collect();
+        chains.into_iter().filter_map(|chain_id| index.layer(chain_id)).map(|layer| layer.size).sum()
     }
 
     /// Newest entry first.
@@ -246,6 +258,11 @@ impl ImageStore {
             Ok(NewLayer { diff_id: layer.diff_id.to_string(), size: layer.size })
         })
         .await
+    }
+
+    /// A layer of another image for [`ImageStore::commit_image`], on top of the same layers.
+    pub(crate) fn reuse_layer(&self, parent_image: Option<&str>, diff_id: &str) -> Result<NewLayer> {
+        create::reuse_layer(&self.store, parent_image, diff_id)
     }
 
     /// Makes an image of a parent and a change. Returns its id (`sha256:...`).

@@ -9,7 +9,7 @@ use super::config::ImageConfig;
 use super::digest::{Digest, Hashing};
 use super::error::{ImageError, ImageResult};
 use super::index::{ImageRecord, Index, IndexFile, LayerRecord};
-use super::tree;
+use super::{partial, tree};
 use rustix::fs::{Mode, OFlags};
 use skep_model::Timestamp;
 use skep_model::image::Reference;
@@ -159,7 +159,7 @@ impl Store {
         let used: BTreeSet<PathBuf> = index.used_blobs().iter().map(|digest| self.blob_path(digest)).collect();
         for path in children(&self.root.join("blobs/sha256"))? {
             if !used.contains(&path) {
-                tree::remove_path(&path)?;
+                partial::keep(&self.root, &path)?;
             }
         }
         Ok(())

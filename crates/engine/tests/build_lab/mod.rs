@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Not every test program uses all of it.
 
 use async_trait::async_trait;
-use skep_engine::build::{BuildOptions, build};
+use skep_engine::build::{BuildInput, BuildOptions, Given, build};
 use skep_engine::progress::Progress;
 use skep_engine::{Attach, Engine, EngineConfig};
 use skep_model::id::{ContainerId, EndpointId, NetworkId};
@@ -10,6 +10,7 @@ use skep_model::netstate::{AttachRequest, DesiredNetwork, LocalNetState};
 use skep_model::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -34,6 +35,11 @@ pub fn normal(output: &str) -> String {
     output.lines().map(|text| line(text) + "\n").collect()
 }
 
+/// What `build` takes.
+pub fn input(tar: Vec<u8>, given: Given) -> BuildInput {
+    BuildInput { context: Box::new(std::io::Cursor::new(tar)), dockerfile: None, client: Arc::new(given) }
+}
+
 /// The tar of a context.
 pub fn context(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
@@ -44,6 +50,20 @@ pub fn context(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
         archive.append_data(&mut header, name, content.as_slice()).unwrap();
     }
     archive.into_inner().unwrap()
+}
+
+/// `sh` and the libraries it needs, as an image called `shell`.
+pub async fn shell_image(lab: &Lab) {
+    let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut files = vec![("Dockerfile", b"FROM scratch\nCOPY root /\n".to_vec())];
+    let names: Vec<_> = std::iter::once("/bin/sh").chain(libraries).map(|path| (path, format!("root{path}"))).collect();
+    for (path, name) in &names {
+        files.push((name, std::fs::read(path).unwrap()));
+    }
+    files.push(("root/etc/passwd", b"root:x:0:0::/:/bin/sh\napp:x:12:34::/:/bin/sh\n".to_vec()));
+    lab.build_tar(context(&files), options("shell")).await.unwrap();
 }
 
 impl Lab {
@@ -95,6 +115,11 @@ impl Lab {
     }
 
     pub async fn build_tar(&self, tar: Vec<u8>, options: BuildOptions) -> Built {
+        self.build_given(tar, options, Given::default()).await
+    }
+
+    /// With secrets and agents.
+    pub async fn build_given(&self, tar: Vec<u8>, options: BuildOptions, given: Given) -> Built {
         let (progress, mut seen) = mpsc::channel(16);
         let collect = async {
             let mut output = String::new();
@@ -105,7 +130,7 @@ impl Lab {
             }
             output
         };
-        let (built, output) = tokio::join!(build(&self.engine, std::io::Cursor::new(tar), options, progress), collect);
+        let (built, output) = tokio::join!(build(&self.engine, input(tar, given), options, progress), collect);
         match built {
             Ok(id) => Ok((id, output)),
             Err(error) => Err((error, output)),
@@ -115,6 +140,20 @@ impl Lab {
     /// A file's text in an image, searched from the top layer down.
     pub fn read(&self, image: &str, path: &str) -> String {
         fs::read_to_string(self.find(image, path).unwrap_or_else(|| panic!("{path} is not in {image}"))).unwrap()
+    }
+
+    /// Whether any file of the data root contains the text.
+    pub fn holds(&self, text: &str) -> bool {
+        let files = walk(&self.dir.path().join("data"));
+        files.iter().any(|path| {
+            let content = fs::read(path).unwrap_or_default();
+            content.windows(text.len()).any(|window| window == text.as_bytes())
+        })
+    }
+
+    /// As if no build had been before.
+    pub fn forget_steps(&self) {
+        fs::remove_file(self.dir.path().join("data/image/build-cache.json")).unwrap();
     }
 
     pub fn exists(&self, image: &str, path: &str) -> bool {
@@ -149,6 +188,19 @@ impl Drop for Lab {
             let _ = fs::remove_dir(root.join(cgroup_parent(self.dir.path())));
         }
     }
+}
+
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => files.extend(walk(&entry.path())),
+            kind if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+    files
 }
 
 fn cgroup_parent(dir: &Path) -> String {

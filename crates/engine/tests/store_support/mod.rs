@@ -56,6 +56,7 @@ pub fn listen() -> (ProgressSender, JoinHandle<Vec<String>>) {
                 Progress::Status { id: None, status, .. } => status,
                 Progress::ImageId(id) => id,
                 Progress::Pushed { tag, digest, .. } => format!("pushed {tag} {digest}"),
+                Progress::Build(event) => format!("{event:?}"),
             });
         }
         lines

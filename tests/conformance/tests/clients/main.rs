@@ -4,17 +4,20 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
 
 mod bad_input;
+mod builds;
 mod compose;
 mod corners;
 mod course;
 mod crash;
 mod doctor;
 mod engine;
+mod escapes;
 mod images;
 mod locked;
 mod network;
 mod orchestration;
 mod other;
+mod pulls;
 mod stack;
 mod swarm;
 mod tasks;
@@ -43,6 +46,7 @@ fn main() {
             stack::SCENARIOS,
             verbs::SCENARIOS,
             bad_input::SCENARIOS,
+            builds::SCENARIOS,
             locked::SCENARIOS,
             course::SCENARIOS,
             corners::SCENARIOS,
@@ -51,12 +55,13 @@ fn main() {
             trials.push(trial(&client, name, run));
         }
     }
-    for (name, run) in [crash::SCENARIOS, other::SCENARIOS].concat() {
+    for (name, run) in
+        [crash::SCENARIOS, other::SCENARIOS, builds::BUILDKIT, escapes::SCENARIOS, pulls::SCENARIOS].concat()
+    {
         trials.push(trial(&Client::debian_docker(), name, run));
     }
-    for (name, run) in
-        [compose::SCENARIOS, doctor::OWN, stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN].concat()
-    {
+    let own = [compose::SCENARIOS, doctor::OWN, stack::OWN, locked::SKEP_SCENARIOS, orchestration::OWN, builds::OWN];
+    for (name, run) in own.concat() {
         trials.push(trial(&Client::skep(), name, run));
     }
     libtest_mimic::run(&arguments, trials).exit();

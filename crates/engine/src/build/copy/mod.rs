@@ -59,6 +59,8 @@ pub(crate) enum Wanted {
     Inline { name: String, content: String },
     /// A file in a tree of its own, to be called `name`.
     Other { tree: SourceTree, path: PathBuf, name: String },
+    /// The content of a tree of its own.
+    Tree { tree: SourceTree },
 }
 
 /// A whole `COPY` or `ADD`, ready to run.
@@ -72,6 +74,10 @@ pub(crate) struct Request {
     pub(crate) destination: String,
     pub(crate) chown: Option<String>,
     pub(crate) chmod: Option<u32>,
+    /// Whether archives are unpacked; `None` is the keyword's habit: ADD unpacks the context's.
+    pub(crate) unpack: Option<bool>,
+    /// Patterns of what is left out, below each source.
+    pub(crate) excludes: Vec<String>,
     /// Layers of the image copied into, topmost first.
     pub(crate) layers: Vec<PathBuf>,
 }
@@ -136,6 +142,13 @@ fn finish<T>(
     let owner = request.chown.as_deref().map_or(Ok(owner::ROOT), owner::resolve)?;
     target::write(tree, &items, request, owner)?;
     Ok(Outcome::Copied { digest })
+}
+
+/// The digest of what a path of a tree is, and where it really is. Blocking: reads it all.
+pub(crate) fn digest_of(tree: &SourceTree, path: &str) -> BuildResult<(String, PathBuf)> {
+    let item = source::one(tree, path)?;
+    let real = tree.path().join(item.source());
+    Ok((source::digest(tree, &[item])?, real))
 }
 
 /// Makes `path` a directory of the image. Nothing is in the upper directory if it was one.

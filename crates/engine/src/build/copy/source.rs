@@ -1,7 +1,7 @@
 //! Finding what a `COPY` means, and hashing it.
 
 use super::super::error::{BuildError, BuildResult};
-use super::super::ignore::clean;
+use super::super::ignore::{Ignore, clean};
 use super::super::pattern::{Pattern, is_pattern};
 use super::{Request, Wanted};
 use crate::image::compress;
@@ -90,6 +90,47 @@ pub(crate) enum Item {
         name: OsString,
         entry: Entry,
     },
+    /// Like `Archive`, from another tree.
+    OtherArchive {
+        tree: SourceTree,
+        entry: Entry,
+    },
+    /// Like `Directory`, from another tree.
+    OtherDirectory {
+        tree: SourceTree,
+        entries: Vec<Entry>,
+    },
+}
+
+impl Item {
+    /// Where it is in its tree.
+    pub(crate) fn source(&self) -> &Path {
+        match self {
+            Self::Directory(entries) | Self::OtherDirectory { entries, .. } => {
+                entries.first().map_or_else(|| Path::new(""), |entry| &entry.source)
+            }
+            Self::File { entry, .. }
+            | Self::Archive { entry, .. }
+            | Self::Other { entry, .. }
+            | Self::OtherArchive { entry, .. } => &entry.source,
+            Self::Inline { .. } => Path::new(""),
+        }
+    }
+
+    /// Leaves out what the patterns name below a directory.
+    fn without(self, excludes: &Ignore) -> Self {
+        let kept = |entries: Vec<Entry>| {
+            let kept = entries.into_iter().filter(|entry| {
+                entry.target.as_os_str().is_empty() || !excludes.excludes(&entry.target.to_string_lossy())
+            });
+            kept.collect()
+        };
+        match self {
+            Self::Directory(entries) => Self::Directory(kept(entries)),
+            Self::OtherDirectory { tree, entries } => Self::OtherDirectory { tree, entries: kept(entries) },
+            other => other,
+        }
+    }
 }
 
 impl SourceTree {
@@ -167,22 +208,29 @@ impl SourceTree {
 /// Everything the request copies, in the order of the sources and sorted within each.
 pub(crate) fn find(tree: &SourceTree, request: &Request) -> BuildResult<Vec<Item>> {
     let mut items = Vec::new();
+    let unpack = request.unpack.unwrap_or(request.keyword == "ADD");
     for wanted in &request.wanted {
         match wanted {
             Wanted::Inline { name, content } => {
                 items.push(Item::Inline { name: name.clone(), content: content.clone() });
             }
+            Wanted::Tree { tree } => {
+                items.push(Item::OtherDirectory { tree: tree.clone(), entries: walk(tree, Path::new(""))? });
+            }
             Wanted::Other { tree, path, name } => {
-                let found = item(tree, path.clone(), OsString::from(name), false)?;
-                if let Item::File { name, entry } = found {
-                    items.push(Item::Other { tree: tree.clone(), name, entry });
+                // What comes from an address is unpacked only where that is asked for.
+                let unpack = request.unpack == Some(true);
+                match item(tree, path.clone(), OsString::from(name), unpack)? {
+                    Item::File { name, entry } => items.push(Item::Other { tree: tree.clone(), name, entry }),
+                    Item::Archive { entry, .. } => items.push(Item::OtherArchive { tree: tree.clone(), entry }),
+                    _ => {}
                 }
             }
             Wanted::Path(text) => {
                 for path in matches(tree, text)? {
                     let real = tree.resolve(&path)?.ok_or_else(|| tree.missing(&path.to_string_lossy()))?;
                     let name = path.file_name().map(OsString::from).unwrap_or_default();
-                    items.push(item(tree, real, name, request.keyword == "ADD")?);
+                    items.push(item(tree, real, name, unpack)?);
                 }
             }
         }
@@ -190,7 +238,29 @@ pub(crate) fn find(tree: &SourceTree, request: &Request) -> BuildResult<Vec<Item
     if items.is_empty() {
         return Err(BuildError::Instruction("no source files were specified".to_owned()));
     }
-    Ok(items)
+    leave_out(items, &request.excludes)
+}
+
+/// Applies `--exclude`: below a directory by path, and by name to files that were named.
+fn leave_out(items: Vec<Item>, patterns: &[String]) -> BuildResult<Vec<Item>> {
+    if patterns.is_empty() {
+        return Ok(items);
+    }
+    let excludes = Ignore::parse(&patterns.join("\n")).map_err(BuildError::Instruction)?;
+    let is_kept = |item: &Item| match item {
+        Item::File { name, .. } | Item::Archive { name, .. } => !excludes.excludes(&name.to_string_lossy()),
+        _ => true,
+    };
+    Ok(items.into_iter().filter(is_kept).map(|item| item.without(&excludes)).collect())
+}
+
+/// What one path, which is no pattern, stands for.
+pub(crate) fn one(tree: &SourceTree, path: &str) -> BuildResult<Item> {
+    let cleaned = clean(path);
+    let below = cleaned.trim_start_matches("../").trim_start_matches("..");
+    let path = if below == "." { PathBuf::new() } else { PathBuf::from(below) };
+    let real = tree.resolve(&path)?.ok_or_else(|| tree.missing(&cleaned))?;
+    item(tree, real, OsString::new(), false)
 }
 
 /// Paths below the root, symbolic links not yet followed.
@@ -334,11 +404,9 @@ pub(crate) fn digest(tree: &SourceTree, items: &[Item]) -> BuildResult<String> {
     let mut hasher = Sha256::new();
     for item in items {
         match item {
-            Item::Directory(entries) => {
-                for entry in entries {
-                    update(&mut hasher, tree, entry, &entry.target)?;
-                }
-            }
+            Item::Directory(entries) => directory(&mut hasher, tree, entries)?,
+            Item::OtherDirectory { tree, entries } => directory(&mut hasher, tree, entries)?,
+            Item::OtherArchive { tree, entry } => update(&mut hasher, tree, entry, Path::new(""))?,
             Item::File { name, entry } | Item::Archive { name, entry } => {
                 update(&mut hasher, tree, entry, Path::new(name))?;
             }
@@ -352,11 +420,15 @@ pub(crate) fn digest(tree: &SourceTree, items: &[Item]) -> BuildResult<String> {
         field(&mut hasher, b"end");
     }
     let kind = match items {
-        [Item::Directory(_)] => "dir",
+        [Item::Directory(_) | Item::OtherDirectory { .. }] => "dir",
         [_] => "file",
         _ => "multi",
     };
     Ok(format!("{kind}:{}", hex::encode(hasher.finalize())))
+}
+
+fn directory(hasher: &mut Sha256, tree: &SourceTree, entries: &[Entry]) -> BuildResult<()> {
+    entries.iter().try_for_each(|entry| update(hasher, tree, entry, &entry.target))
 }
 
 fn update(hasher: &mut Sha256, tree: &SourceTree, entry: &Entry, name: &Path) -> BuildResult<()> {

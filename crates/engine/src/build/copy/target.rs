@@ -49,6 +49,11 @@ pub(crate) fn write(tree: &SourceTree, items: &[Item], request: &Request, owner:
                 make_directories(destination, owner)?;
                 unpack(tree, entry, destination)?;
             }
+            Item::OtherArchive { tree, entry } => {
+                make_directories(destination, owner)?;
+                unpack(tree, entry, destination)?;
+            }
+            Item::OtherDirectory { tree, entries } => Writer { tree, ..writer }.directory(entries, destination)?,
         }
     }
     Ok(())

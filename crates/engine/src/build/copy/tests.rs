@@ -48,6 +48,8 @@ impl Bench {
             destination: destination.to_owned(),
             chown: None,
             chmod: None,
+            unpack: None,
+            excludes: Vec::new(),
             layers: self.layers.clone(),
         }
     }

@@ -1,55 +1,77 @@
 //! Going through the stages and their steps.
+//!
+//! [`Build`] is what all stages share; each needed stage has a [`StageBuilder`], and all run
+//! side by side on one task: a stage waits for the stages it builds on or copies from.
 
+mod cached;
 mod describe;
 mod mount_points;
 mod pending;
+mod pull;
 pub(crate) mod run;
+mod run_mounts;
 mod settings;
+mod stage;
 mod transfer;
 
 use super::args::BuildArgs;
-use super::cache::{self, Cache};
+use super::cache::Cache;
+use super::client::BuildClient;
 use super::copy::SourceTree;
 use super::error::{BuildError, BuildResult};
 use super::expand::{self, ExpandError};
-use super::output::{Output, short_id};
-use super::parse::{self, Dockerfile, Instruction, Step};
+use super::output::{Printer, short_id};
+use super::parse::{Dockerfile, Instruction, Stage, Step};
 use super::{BuildOptions, stages};
 use crate::Engine;
-use crate::image::{NewImage, NewLayer, RegistryAuth};
-use pending::Pending;
+use crate::image::{NewImage, NewLayer};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use skep_model::Timestamp;
 use skep_model::container::ContainerConfig;
 use skep_model::image::{ImageInfo, Reference};
-use skep_model::{ErrorKind, Timestamp};
+use stage::StageBuilder;
 use std::path::{Path, PathBuf};
-use tokio::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-/// What an image without a PATH gets.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What runs a shell-form command unless SHELL says otherwise.
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
-/// The image that is nothing.
-const SCRATCH: &str = "scratch";
-/// Key under which clients keep docker.io's credentials.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
-/// Progress of a pull that nobody sees.
-const UNSEEN_PROGRESS_MAX: usize = 16;
 
-/// One build under way.
-pub(crate) struct Builder<'a> {
+/// One build under way, as its stages share it.
+pub(crate) struct Build<'a> {
     engine: Engine,
     options: BuildOptions,
-    dockerfile: Dockerfile,
+    client: Arc<dyn BuildClient>,
+    escape: char,
+    stages: Vec<Stage>,
+    /// Base names of the stages after expansion.
+    images: Vec<String>,
+    /// `ARG`s before the first FROM.
+    globals: Vec<Step>,
+    args: BuildArgs,
     context: SourceTree,
     /// Where steps make their directories.
     directory: &'a Path,
-    directories_made: usize,
-    output: &'a mut Output,
-    cache: Cache,
-    pending: Pending,
-    args: BuildArgs,
-    /// Finished stages, by index.
-    finished: Vec<Option<State>>,
+    directories_made: AtomicUsize,
+    cache: Mutex<Cache>,
+    /// Images whose steps may be taken instead of running them.
+    sources: Vec<ImageInfo>,
+    /// Outcomes of the stages, by index; `None` for those that are not built.
+    outcomes: Vec<Option<watch::Sender<Outcome>>>,
+    /// A stage failed: the others end as soon as they can.
+    stopped: CancellationToken,
+}
+
+/// Where a stage is.
+#[derive(Debug, Clone, Default)]
+enum Outcome {
+    #[default]
+    Pending,
+    Built(Arc<State>),
+    Failed,
 }
 
 /// An image on the way: what the next step builds on.
@@ -85,122 +107,137 @@ struct Change {
     keys: Vec<String>,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> Build<'a> {
     pub(crate) fn new(
         engine: Engine,
         options: BuildOptions,
+        client: Arc<dyn BuildClient>,
         dockerfile: Dockerfile,
         context: SourceTree,
         directory: &'a Path,
-        output: &'a mut Output,
-    ) -> Self {
-        let cache = Cache::load(engine.images().root());
-        let args = BuildArgs::new(&options.build_args, &options.platform);
-        let finished = vec![None; dockerfile.stages.len()];
-        let pending = Pending::default();
-        Self {
+    ) -> BuildResult<Self> {
+        let cache = Mutex::new(Cache::load(engine.images().root()));
+        let mut args = BuildArgs::new(&options.build_args, &options.platform);
+        for step in &dockerfile.global_args {
+            global_arg(&mut args, step, dockerfile.escape)?;
+        }
+        let expanded = |stage: &Stage| expand_global(&args, &stage.image, dockerfile.escape);
+        let images = dockerfile.stages.iter().map(expanded).collect::<BuildResult<Vec<_>>>()?;
+        let outcomes = dockerfile.stages.iter().map(|_| None).collect();
+        Ok(Self {
             engine,
             options,
-            dockerfile,
+            client,
+            escape: dockerfile.escape,
+            stages: dockerfile.stages,
+            images,
+            globals: dockerfile.global_args,
+            args,
             context,
             directory,
-            directories_made: 0,
-            output,
+            directories_made: AtomicUsize::new(0),
             cache,
-            pending,
-            args,
-            finished,
-        }
+            sources: Vec::new(),
+            outcomes,
+            stopped: CancellationToken::new(),
+        })
     }
 
     /// Builds the target, tags it and returns its id.
-    pub(crate) async fn run(mut self, tags: &[Reference]) -> BuildResult<String> {
-        let built = self.stages().await;
-        if built.is_err()
-            && let Err(error) = self.store_pending().await
-        {
-            tracing::debug!(%error, "the steps before the failed one are lost");
-        }
+    pub(crate) async fn run(mut self, tags: &[Reference], printer: &mut Printer) -> BuildResult<String> {
+        self.find_sources(printer).await?;
+        let built = self.build(printer).await;
         // Steps that worked are worth keeping even if a later one did not.
         self.save_cache();
         let image = built?;
-        self.output.print(format!("Successfully built {}\n", short_id(&image))).await?;
+        printer.print(format!("Successfully built {}\n", short_id(&image))).await?;
         for tag in tags {
             let name = tag.familiar();
             self.engine.images().tag(&image, &name)?;
-            self.output.print(format!("Successfully tagged {name}\n")).await?;
+            printer.print(format!("Successfully tagged {name}\n")).await?;
         }
-        self.output.result(&image).await?;
+        printer.result(&image).await?;
         Ok(image)
     }
 
-    async fn stages(&mut self) -> BuildResult<String> {
-        let globals = std::mem::take(&mut self.dockerfile.global_args);
-        for step in &globals {
-            self.global_arg(step)?;
-        }
-        let stages = std::mem::take(&mut self.dockerfile.stages);
-        let images = stages.iter().map(|stage| self.expand_global(&stage.image)).collect::<BuildResult<Vec<_>>>()?;
-        let order = stages::needed(&stages, &images, &self.options.target)?;
+    async fn build(&mut self, printer: &mut Printer) -> BuildResult<String> {
+        let order = stages::needed(&self.stages, &self.images, &self.options.target)?;
         let target = *order.last().ok_or(BuildError::NoImage)?;
+        for index in &order {
+            self.outcomes[*index] = Some(watch::Sender::default());
+        }
         let labels = self.label_step();
-        let count = globals.len()
+        let count = self.globals.len()
             + usize::from(labels.is_some())
-            + order.iter().map(|index| 1 + stages[*index].steps.len()).sum::<usize>();
-
-        let mut counter = Counter { number: 0, count };
-        for step in &globals {
-            self.output.print(counter.announce(step)).await?;
+            + order.iter().map(|index| 1 + self.stages[*index].steps.len()).sum::<usize>();
+        for (number, step) in self.globals.iter().enumerate() {
+            printer.print(announcement(number + 1, count, step)).await?;
         }
-        for index in order {
-            let labels = labels.as_ref().filter(|_| index == target);
-            let state = self.stage(&stages, index, &images[index], labels, &mut counter).await?;
-            self.finished[index] = Some(state);
+        let (outputs, lanes) = printer.lanes(order.len(), &self.stopped);
+        let mut number = self.globals.len();
+        let mut builders = Vec::new();
+        for (index, output) in order.iter().zip(outputs) {
+            let labels = labels.as_ref().filter(|_| *index == target);
+            builders.push(StageBuilder::new(self, *index, labels.cloned(), output, number, count));
+            number += 1 + self.stages[*index].steps.len();
         }
-        self.warn_of_unused_args().await?;
-        self.finished[target].as_ref().and_then(|state| state.image.clone()).ok_or(BuildError::NoImage)
+        let (built, ()) = tokio::join!(self.side_by_side(builders), printer.relay(lanes));
+        let declared = built?;
+        self.warn_of_unused_args(&declared, printer).await?;
+        match self.outcomes[target].as_ref().map(|outcome| outcome.borrow().clone()) {
+            Some(Outcome::Built(state)) => state.image.clone().ok_or(BuildError::NoImage),
+            _ => Err(BuildError::NoImage),
+        }
     }
 
-    async fn stage(
-        &mut self,
-        stages: &[parse::Stage],
-        index: usize,
-        base: &str,
-        labels: Option<&Step>,
-        counter: &mut Counter,
-    ) -> BuildResult<State> {
-        let stage = &stages[index];
-        self.output.print(counter.announce(&stage.from)).await?;
-        let mut state = self.base(stages, index, base).await?;
-        self.say_image(&state).await?;
-        self.triggers(stages, index, &mut state).await?;
-        for step in stage.steps.iter().chain(labels) {
-            if changes_files(&step.instruction) {
-                self.flush(&mut state).await?;
+    /// Runs all stages to their ends; the first error ends the others. Returns the arguments
+    /// that were declared anywhere.
+    async fn side_by_side(&self, builders: Vec<StageBuilder<'_>>) -> BuildResult<Vec<String>> {
+        let mut running: FuturesUnordered<_> = builders.into_iter().map(StageBuilder::run).collect();
+        let mut declared = Vec::new();
+        let mut failure = None;
+        // Every stage is waited for: one that is dropped would leave its container behind.
+        while let Some((index, result)) = running.next().await {
+            let outcome = match result {
+                Ok((state, args)) => {
+                    declared.extend(args);
+                    Outcome::Built(Arc::new(state))
+                }
+                Err(error) => {
+                    self.stopped.cancel();
+                    let is_first = matches!(failure, None | Some(BuildError::Cancelled));
+                    if is_first {
+                        failure = Some(error);
+                    }
+                    Outcome::Failed
+                }
+            };
+            if let Some(sender) = &self.outcomes[index] {
+                sender.send_replace(outcome);
             }
-            self.say(counter.announce(step)).await?;
-            self.step(stages, index, step, &mut state).await?;
-            self.say_image(&state).await?;
         }
-        self.flush(&mut state).await?;
-        if let Some(image) = &state.image {
-            self.output.image(image).await?;
-        }
-        Ok(state)
+        failure.map_or(Ok(declared), Err)
     }
 
-    fn global_arg(&mut self, step: &Step) -> BuildResult<()> {
-        let Instruction::Arg(pairs) = &step.instruction else { return Ok(()) };
-        for (name, default) in pairs {
-            let default = default.as_deref().map(|text| self.expand_global(text)).transpose()?;
-            self.args.declare_global(name, default);
+    /// Whether the stage is part of this build.
+    fn is_built(&self, stage: usize) -> bool {
+        self.outcomes.get(stage).is_some_and(Option::is_some)
+    }
+
+    /// Waits for a stage of this build.
+    async fn finished(&self, stage: usize) -> BuildResult<Arc<State>> {
+        let Some(sender) = self.outcomes.get(stage).and_then(Option::as_ref) else { return Err(BuildError::NoImage) };
+        let mut outcome = sender.subscribe();
+        let reached = outcome.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await;
+        match reached.as_deref() {
+            Ok(Outcome::Built(state)) => Ok(Arc::clone(state)),
+            // What went wrong there is the build's error.
+            Ok(Outcome::Failed | Outcome::Pending) | Err(_) => Err(BuildError::Cancelled),
         }
-        Ok(())
     }
 
     fn expand_global(&self, text: &str) -> BuildResult<String> {
-        let lookup = |name: &str| self.args.global_value(name);
-        expand::word(text, self.dockerfile.escape, &lookup).map_err(expand_error(text))
+        expand_global(&self.args, text, self.escape)
     }
 
     /// `--label` becomes a last LABEL step of the target.
@@ -213,193 +250,55 @@ impl<'a> Builder<'a> {
         Some(Step { line: 0, text: format!("LABEL {}", texts.join(" ")), instruction: Instruction::Label(pairs) })
     }
 
-    async fn warn_of_unused_args(&mut self) -> BuildResult<()> {
-        let unused = self.args.unused();
+    async fn warn_of_unused_args(&self, declared: &[String], printer: &mut Printer) -> BuildResult<()> {
+        let unused: Vec<&str> =
+            self.args.unused().into_iter().filter(|name| !declared.iter().any(|known| known == name)).collect();
         if unused.is_empty() {
             return Ok(());
         }
-        let text = format!("[Warning] One or more build-args [{}] were not consumed\n", unused.join(" "));
-        self.output.print(text).await
+        printer.warn(&format!("One or more build-args [{}] were not consumed", unused.join(" "))).await
     }
 
-    /// What `FROM` names.
-    async fn base(&mut self, stages: &[parse::Stage], index: usize, name: &str) -> BuildResult<State> {
-        self.args.start_stage();
-        let stage = &stages[index];
-        if name.is_empty() {
-            let message = format!("base name ({}) should not be blank", stage.image);
-            return Err(BuildError::Instruction(message));
-        }
-        let platform = match &stage.platform {
-            Some(platform) => self.expand_global(platform)?,
-            None => self.options.platform.clone(),
-        };
-        let earlier = stages::by_name(stages, index, name).and_then(|base| self.finished[base].clone());
-        let mut state = match earlier {
-            Some(state) => State { has_own_cmd: false, ..state },
-            None if name == SCRATCH => State::default(),
-            None => State::of(self.image(name, &platform, self.options.pull).await?),
-        };
-        state.config.open_stdin = false;
-        state.config.stdin_once = false;
-        if !state.config.env.iter().any(|entry| entry.starts_with("PATH=")) {
-            state.config.env.push(DEFAULT_PATH.to_owned());
-        }
-        Ok(state)
-    }
-
-    /// A local image, or one pulled now.
-    async fn image(&mut self, name: &str, platform: &str, always_pull: bool) -> BuildResult<ImageInfo> {
-        let images = self.engine.images().clone();
-        if !always_pull {
-            match images.resolve(name) {
-                Ok(found) if fits(&found, platform) => return Ok(found),
-                Ok(_) => {}
-                Err(error) if error.kind == ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let reference = Reference::parse(name)?.with_default_tag();
-        let (auth, name) = (self.auth(&reference), reference.familiar());
-        let platform = (!platform.is_empty()).then_some(platform);
-        if let Some(progress) = self.output.pull_progress() {
-            return Ok(images.pull(&name, platform, auth, progress).await?);
-        }
-        let (progress, mut unseen) = mpsc::channel(UNSEEN_PROGRESS_MAX);
-        let drain = async { while unseen.recv().await.is_some() {} };
-        let (pulled, ()) = tokio::join!(images.pull(&name, platform, auth, progress), drain);
-        Ok(pulled?)
-    }
-
-    fn auth(&self, reference: &Reference) -> Option<RegistryAuth> {
-        let auth = &self.options.auth;
-        let hub = (reference.registry == "docker.io").then(|| auth.get(DOCKER_HUB_KEY)).flatten();
-        hub.or_else(|| auth.get(&reference.registry)).cloned()
-    }
-
-    /// The base image's `ONBUILD` instructions, which are done with after that.
-    async fn triggers(&mut self, stages: &[parse::Stage], index: usize, state: &mut State) -> BuildResult<()> {
-        let triggers = std::mem::take(&mut state.config.on_build);
-        if triggers.is_empty() {
-            return Ok(());
-        }
-        let plural = if triggers.len() == 1 { "" } else { "s" };
-        self.output.print(format!("# Executing {} build trigger{plural}\n", triggers.len())).await?;
-        for trigger in &triggers {
-            let step = parse::parse_trigger(trigger)?;
-            if changes_files(&step.instruction) {
-                self.flush(state).await?;
-            }
-            self.step(stages, index, &step, state).await?;
-        }
-        Ok(())
-    }
-
-    async fn step(&mut self, stages: &[parse::Stage], index: usize, step: &Step, state: &mut State) -> BuildResult<()> {
-        match &step.instruction {
-            Instruction::Run { command, heredocs, network } => {
-                self.run_step(state, command, heredocs, network.as_deref()).await
-            }
-            Instruction::Transfer(transfer) => self.transfer_step(stages, index, state, transfer).await,
-            Instruction::Workdir(path) => self.workdir_step(state, path).await,
-            other => {
-                let comment = self.settings(state, other)?;
-                self.settings_step(state, &comment).await
-            }
-        }
-    }
-
-    /// A step that changes only the config.
-    async fn settings_step(&mut self, state: &mut State, comment: &str) -> BuildResult<()> {
-        let created_by = describe::no_operation(&state.shell(), &format!(" {comment}"));
-        // On top of an image that was made just now nothing can be known.
-        if self.pending.is_empty() {
-            let key = self.key(state, &created_by, &[]);
-            if self.use_cached(state, &key).await? {
-                return Ok(());
-            }
-        }
-        self.pending.push(new_image(state, created_by, None));
-        // Docker makes a container for every step; here the id is all there is of it.
-        let id = container_id();
-        self.say(format!(" ---> Running in {id}\nRemoving intermediate container {id}\n")).await
-    }
-
-    fn key(&self, state: &State, created_by: &str, extra: &[&str]) -> String {
-        let author = [state.author.as_str()];
-        let extra: Vec<&str> = author.iter().chain(extra).copied().collect();
-        cache::Step { parent: state.image(), created_by, config: &state.config, extra: &extra }.key()
-    }
-
-    /// Goes on from the cached image, if there is one.
-    async fn use_cached(&mut self, state: &mut State, key: &str) -> BuildResult<bool> {
-        let Some(image) = self.cached(key) else { return Ok(false) };
-        self.output.print(" ---> Using cache\n").await?;
-        state.image = Some(image);
-        Ok(true)
-    }
-
-    fn cached(&self, key: &str) -> Option<String> {
-        let image = self.cache.get(key).filter(|_| !self.options.no_cache)?;
-        // An image that was removed meanwhile is no answer.
-        self.engine.images().resolve(image).ok().map(|found| found.id)
-    }
-
-    async fn commit(&mut self, state: &mut State, change: Change) -> BuildResult<()> {
-        let new = new_image(state, change.created_by, change.layer);
-        let image = self.engine.images().commit_image(new).await?;
-        for key in change.keys {
-            self.cache.learn(key, image.clone());
-        }
-        state.image = Some(image);
-        Ok(())
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // Entries are added whole.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A cache that cannot be written costs time later, not this build.
-    fn save_cache(&mut self) {
-        if let Err(error) = self.cache.save() {
+    fn save_cache(&self) {
+        if let Err(error) = self.cache().save() {
             tracing::warn!(%error, "the build cache is not saved");
         }
     }
 
-    /// A word of an instruction with the stage's variables.
-    fn expand(&self, state: &State, text: &str) -> BuildResult<String> {
-        let lookup = self.lookup(state);
-        expand::word(text, self.dockerfile.escape, &lookup).map_err(expand_error(text))
-    }
-
-    /// ENV first, then ARG.
-    fn lookup<'s>(&self, state: &'s State) -> impl Fn(&str) -> Option<String> + 's {
-        let args = self.args.visible(&state.config.env);
-        move |name| {
-            let entry = state.config.env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
-            entry.map(str::to_owned).or_else(|| args.get(name).cloned())
-        }
-    }
-
     /// A directory of a step's own; not made yet.
-    fn step_directory(&mut self) -> PathBuf {
-        self.directories_made += 1;
-        self.directory.join(format!("step-{}", self.directories_made))
+    fn step_directory(&self) -> PathBuf {
+        let number = self.directories_made.fetch_add(1, Ordering::Relaxed) + 1;
+        self.directory.join(format!("step-{number}"))
     }
 }
 
-/// Numbers the steps.
-struct Counter {
-    number: usize,
-    count: usize,
+fn global_arg(args: &mut BuildArgs, step: &Step, escape: char) -> BuildResult<()> {
+    let Instruction::Arg(pairs) = &step.instruction else { return Ok(()) };
+    for (name, default) in pairs {
+        let default = default.as_deref().map(|text| expand_global(args, text, escape)).transpose()?;
+        args.declare_global(name, default);
+    }
+    Ok(())
 }
 
-impl Counter {
-    fn announce(&mut self, step: &Step) -> String {
-        self.number += 1;
-        format!("Step {}/{} : {}\n", self.number, self.count, step.text)
-    }
+fn expand_global(args: &BuildArgs, text: &str, escape: char) -> BuildResult<String> {
+    let lookup = |name: &str| args.global_value(name);
+    expand::word(text, escape, &lookup).map_err(expand_error(text))
+}
+
+fn announcement(number: usize, count: usize, step: &Step) -> String {
+    format!("Step {number}/{count} : {}\n", step.text)
 }
 
 /// Whether the step needs the image so far, not only its config.
 fn changes_files(instruction: &Instruction) -> bool {
-    matches!(instruction, Instruction::Run { .. } | Instruction::Transfer(_) | Instruction::Workdir(_))
+    matches!(instruction, Instruction::Run(_) | Instruction::Transfer(_) | Instruction::Workdir(_))
 }
 
 fn new_image(state: &State, created_by: String, layer: Option<NewLayer>) -> NewImage {
@@ -422,12 +321,6 @@ fn expand_error(text: &str) -> impl FnOnce(ExpandError) -> BuildError {
 /// Quoted so that expansion gives the text back.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\"'\"'"))
-}
-
-fn fits(image: &ImageInfo, platform: &str) -> bool {
-    let mut parts = platform.split('/');
-    let (os, architecture) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    (os.is_empty() || os == image.os) && (architecture.is_empty() || architecture == image.architecture)
 }
 
 fn container_id() -> String {

@@ -13,8 +13,7 @@ const ALWAYS: [&str; 7] = ["proc", "sys", "dev", "etc/hosts", "etc/hostname", "e
 /// Removes mount points from `upper` that are empty and were made for the mount.
 /// `layers` are the image's, topmost first; `mounts` further mount points, absolute.
 pub(super) fn remove(upper: &Path, layers: &[PathBuf], mounts: &[String]) -> BuildResult<()> {
-    let mounts = mounts.iter().map(|path| path.trim_matches('/'));
-    for path in mounts.filter(|path| !path.is_empty()).chain(ALWAYS) {
+    for path in with_parents(mounts).iter().map(String::as_str).chain(ALWAYS) {
         let made = upper.join(path);
         let Ok(found) = made.symlink_metadata() else { continue };
         let removed = match below(layers, path) {
@@ -32,6 +31,21 @@ pub(super) fn remove(upper: &Path, layers: &[PathBuf], mounts: &[String]) -> Bui
         }
     }
     Ok(())
+}
+
+/// The mount points and the directories above them, deepest first.
+fn with_parents(mounts: &[String]) -> Vec<String> {
+    let mut paths = Vec::new();
+    for mount in mounts {
+        let mut path = mount.trim_matches('/');
+        while !path.is_empty() {
+            paths.push(path.to_owned());
+            path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        }
+    }
+    paths.sort_by_key(|path| std::cmp::Reverse(path.matches('/').count()));
+    paths.dedup();
+    paths
 }
 
 /// What the image has at a path.
@@ -55,14 +69,14 @@ mod tests {
     fn only_what_was_made_for_a_mount_goes() {
         let dir = tempfile::tempdir().unwrap();
         let (upper, layer) = (dir.path().join("upper"), dir.path().join("layer"));
-        for path in ["proc", "dev", "etc", "data", "keep"] {
+        for path in ["proc", "dev", "etc", "data/deep/er", "keep"] {
             fs::create_dir_all(upper.join(path)).unwrap();
         }
         fs::create_dir_all(layer.join("etc")).unwrap();
         fs::write(upper.join("etc/hosts"), "").unwrap();
         fs::write(upper.join("etc/resolv.conf"), "written by the command").unwrap();
         fs::write(upper.join("dev/node"), "").unwrap();
-        remove(&upper, std::slice::from_ref(&layer), &["/data".to_owned()]).unwrap();
+        remove(&upper, std::slice::from_ref(&layer), &["/data/deep/er".to_owned()]).unwrap();
         let left = |path: &str| upper.join(path).exists();
         assert!(!left("proc") && !left("data") && !left("etc/hosts"));
         assert!(left("dev/node") && left("etc/resolv.conf") && left("keep"));

@@ -1,7 +1,8 @@
 //! Steps that change only the config cost no disk access of their own: those that follow
 //! each other are stored together. What the user is told of them waits for their ids.
 
-use super::{Builder, State};
+use super::State;
+use super::stage::StageBuilder;
 use crate::build::cache;
 use crate::build::error::BuildResult;
 use crate::build::output::short_id;
@@ -31,7 +32,7 @@ impl Pending {
     }
 }
 
-impl Builder<'_> {
+impl StageBuilder<'_> {
     /// Tells the user, in order with what is pending.
     pub(super) async fn say(&mut self, text: String) -> BuildResult<()> {
         if self.pending.is_empty() {
@@ -67,12 +68,12 @@ impl Builder<'_> {
             return Ok(None);
         }
         let mut parent = pending.images[0].parent.clone().unwrap_or_default();
-        let ids = self.engine.images().commit_chain(pending.images.clone()).await?;
+        let ids = self.build.engine.images().commit_chain(pending.images.clone()).await?;
         for (image, id) in pending.images.iter().zip(&ids) {
             let extra = [image.author.as_str()];
             let step =
                 cache::Step { parent: &parent, created_by: &image.created_by, config: &image.config, extra: &extra };
-            self.cache.learn(step.key(), id.clone());
+            self.build.cache().learn(step.key(), id.clone());
             parent.clone_from(id);
         }
         for said in pending.said {

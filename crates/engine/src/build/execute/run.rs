@@ -1,14 +1,17 @@
 //! `RUN`: a container from the image so far, whose changes become a layer.
 
-use super::{Builder, Change, State, describe, mount_points, settings};
+use super::run_mounts::{Shown, script};
+use super::stage::StageBuilder;
+use super::{Change, State, describe, mount_points, remove_directory, settings};
 use crate::Engine;
 use crate::build::error::{BuildError, BuildResult};
 use crate::build::output::short_id;
-use crate::build::parse::{Command, Heredoc, with_bodies};
-use crate::container::{AttachOptions, RemoveOptions, WaitCondition};
+use crate::build::parse::{Command, Run, with_bodies};
+use crate::container::{AttachOptions, RemoveOptions, Stream, WaitCondition};
+use crate::image::NewLayer;
 use skep_model::container::{ContainerConfig, ContainerSpec, HealthConfig, HostConfig, Resources};
 use skep_model::id::ContainerId;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Marks the containers of build steps: nobody but their build wants them.
 pub(crate) const STEP_ANNOTATION: &str = "skep.build.step";
@@ -26,20 +29,52 @@ pub(crate) async fn remove_leftovers(engine: &Engine) {
     }
 }
 
-impl Builder<'_> {
-    pub(super) async fn run_step(
-        &mut self,
-        state: &mut State,
-        command: &Command,
-        heredocs: &[Heredoc],
-        network: Option<&str>,
-    ) -> BuildResult<()> {
-        let command = with_heredocs(command, heredocs)?;
-        let words = settings::words(state, &command);
+/// What is to be executed.
+enum Work {
+    Words(Vec<String>),
+    /// A here-document that names its own interpreter.
+    Script {
+        name: String,
+        content: String,
+    },
+}
+
+impl Work {
+    fn of(state: &State, run: &Run) -> Self {
+        match &run.command {
+            Command::Shell(text) if !run.heredocs.is_empty() => {
+                let content = with_bodies(text, &run.heredocs);
+                if content.starts_with("#!") {
+                    let name = run.heredocs.first().map(|heredoc| heredoc.name.clone()).unwrap_or_default();
+                    return Self::Script { name, content };
+                }
+                Self::Words(settings::words(state, &Command::Shell(content)))
+            }
+            other => Self::Words(settings::words(state, other)),
+        }
+    }
+
+    /// As the history tells it.
+    fn described(&self) -> Vec<String> {
+        match self {
+            Self::Words(words) => words.clone(),
+            Self::Script { content, .. } => vec![content.clone()],
+        }
+    }
+}
+
+impl StageBuilder<'_> {
+    pub(super) async fn run_step(&mut self, state: &mut State, run: &Run) -> BuildResult<()> {
+        let work = Work::of(state, run);
+        let words = work.described();
         let visible = self.args.visible(&state.config.env);
         let created_by = describe::run(&words, &self.args, &visible);
-        let key = self.key(state, &created_by, &["run", network.unwrap_or_default()]);
-        if self.use_cached(state, &key).await? {
+        let (mounts, identity) = self.resolve_mounts(state, run).await?;
+        let network = run.network.as_deref();
+        let key = self.key(state, &created_by, &["run", network.unwrap_or_default(), &identity]);
+        // What mounts show is in no history.
+        let told = mounts.is_empty().then_some(created_by.as_str());
+        if self.use_cached(state, &key, told).await? {
             return Ok(());
         }
         let Some(image) = state.image.clone() else {
@@ -47,9 +82,40 @@ impl Builder<'_> {
                 format!("RUN needs an image with a program to run, and nothing is in it yet: {}", words.join(" "));
             return Err(BuildError::Instruction(message));
         };
+        let directory = self.build.step_directory();
+        std::fs::create_dir(&directory).map_err(BuildError::io("create a step's directory"))?;
+        let mut shown = self.show(mounts, &directory).await?;
+        let words = match work {
+            Work::Words(words) => words,
+            Work::Script { name, content } => vec![script(&mut shown, &directory, &name, &content)?],
+        };
+        let mut host = self.host(network);
+        shown.add_to(&mut host);
+        let config = self.config(state, &image, &words, &shown);
+        let files = std::mem::take(&mut shown.files);
+        let targets: Vec<String> =
+            shown.targets().into_iter().chain(files.iter().map(|file| file.target.clone())).collect();
+        let spec = ContainerSpec { config, host, files, ..ContainerSpec::default() };
+        let (id, warnings) = self.build.engine.create(spec).await?;
+        let ran = self.run_container(&id, &image, &words.join(" "), warnings, targets).await;
+        let done = match ran {
+            Ok(layer) => self.commit(state, Change { created_by, layer: Some(layer), keys: vec![key] }).await,
+            Err(error) => Err(error),
+        };
+        let removed = remove(&self.build.engine, &id).await;
+        // Caches and sockets are needed until the container is gone.
+        drop(shown);
+        remove_directory(directory).await;
+        done?;
+        removed?;
+        self.build.save_cache();
+        self.output.print(format!("Removing intermediate container {}\n", short_id(id.as_str()))).await
+    }
+
+    fn config(&self, state: &State, image: &str, words: &[String], shown: &Shown) -> ContainerConfig {
         let mut config = ContainerConfig {
-            image: image.clone(),
-            cmd: Some(words.clone()),
+            image: image.to_owned(),
+            cmd: Some(words.to_vec()),
             // Given and empty: the image's entrypoint does not wrap the command.
             entrypoint: Some(Vec::new()),
             env: state.config.env.clone(),
@@ -60,25 +126,15 @@ impl Builder<'_> {
             healthcheck: Some(HealthConfig { test: vec!["NONE".to_owned()], ..HealthConfig::default() }),
             ..ContainerConfig::default()
         };
-        for (name, value) in &visible {
+        let visible = self.args.visible(&state.config.env);
+        for (name, value) in visible.iter().chain(shown.env.iter().map(|(name, value)| (name, value))) {
             settings::set_env(&mut config, name, value);
         }
-        let spec = ContainerSpec { config, host: self.host(network), ..ContainerSpec::default() };
-        let (id, warnings) = self.engine.create(spec).await?;
-        let ran = self.run_container(&id, &image, &words.join(" "), warnings).await;
-        let done = match ran {
-            Ok(layer) => self.commit(state, Change { created_by, layer: Some(layer), keys: vec![key] }).await,
-            Err(error) => Err(error),
-        };
-        let removed = remove(&self.engine, &id).await;
-        done?;
-        removed?;
-        self.save_cache();
-        self.output.print(format!("Removing intermediate container {}\n", short_id(id.as_str()))).await
+        config
     }
 
     fn host(&self, network: Option<&str>) -> HostConfig {
-        let options = &self.options;
+        let options = &self.build.options;
         let chosen = network.unwrap_or(&options.network_mode);
         HostConfig {
             network_mode: if chosen.is_empty() { "default".to_owned() } else { chosen.to_owned() },
@@ -101,69 +157,64 @@ impl Builder<'_> {
         image: &str,
         command: &str,
         warnings: Vec<String>,
-    ) -> BuildResult<crate::image::NewLayer> {
+        targets: Vec<String>,
+    ) -> BuildResult<NewLayer> {
         for warning in warnings {
-            self.output.print(format!("[Warning] {warning}\n")).await?;
+            self.output.log(format!("[Warning] {warning}\n"), true).await?;
         }
         self.output.print(format!(" ---> Running in {}\n", short_id(id.as_str()))).await?;
-        let engine = self.engine.clone();
+        self.run_to_end(id, command).await?;
+        let engine = &self.build.engine;
+        let info = engine.inspect(id.as_str())?;
+        let upper = PathBuf::from(&info.upper_dir);
+        let layers = engine.images().layer_dirs(image)?;
+        let mounts: Vec<String> = info.mounts.iter().map(|mount| mount.destination.clone()).chain(targets).collect();
+        clean(upper.clone(), layers, mounts).await?;
+        Ok(engine.images().commit_dir(Some(image), &upper).await?)
+    }
+
+    async fn run_to_end(&mut self, id: &ContainerId, command: &str) -> BuildResult<()> {
+        let engine = self.build.engine.clone();
         let options = AttachOptions { stdout: true, stderr: true, stream: true, ..AttachOptions::default() };
         let mut attached = engine.attach(id.as_str(), options).await?;
         let ended = engine.wait(id.as_str(), WaitCondition::NextExit)?;
         engine.start(id.as_str()).await?;
-        let mut text = Utf8Pieces::default();
+        let mut text = [Utf8Pieces::default(), Utf8Pieces::default()];
         loop {
             tokio::select! {
                 chunk = attached.output.recv() => match chunk {
                     Some(chunk) => {
-                        let piece = text.push(&chunk.data);
+                        let is_error = chunk.stream == Stream::Stderr;
+                        let piece = text[usize::from(is_error)].push(&chunk.data);
                         if !piece.is_empty() {
-                            self.output.print(piece).await?;
+                            self.output.log(piece, is_error).await?;
                         }
                     }
                     None => break,
                 },
-                () = self.output.closed() => return Err(BuildError::Cancelled),
+                () = self.output.ended() => return Err(BuildError::Cancelled),
             }
         }
-        let rest = text.finish();
-        if !rest.is_empty() {
-            self.output.print(rest).await?;
+        for (rest, is_error) in text.into_iter().zip([false, true]) {
+            let rest = rest.finish();
+            if !rest.is_empty() {
+                self.output.log(rest, is_error).await?;
+            }
         }
         let ended = tokio::select! {
             ended = ended => ended,
-            () = self.output.closed() => return Err(BuildError::Cancelled),
+            () = self.output.ended() => return Err(BuildError::Cancelled),
         };
         if ended.exit_code != 0 {
             return Err(BuildError::Command { command: command.to_owned(), code: ended.exit_code });
         }
-        let info = engine.inspect(id.as_str())?;
-        let upper = PathBuf::from(&info.upper_dir);
-        let layers = engine.images().layer_dirs(image)?;
-        let mounts: Vec<String> = info.mounts.iter().map(|mount| mount.destination.clone()).collect();
-        let clean = {
-            let upper = upper.clone();
-            move || mount_points::remove(&upper, &layers, &mounts)
-        };
-        tokio::task::spawn_blocking(clean)
-            .await
-            .map_err(|error| BuildError::io("look at a step's changes")(std::io::Error::other(error)))??;
-        Ok(engine.images().commit_dir(Some(image), &upper).await?)
+        Ok(())
     }
 }
 
-fn with_heredocs(command: &Command, heredocs: &[Heredoc]) -> BuildResult<Command> {
-    match command {
-        Command::Shell(text) if !heredocs.is_empty() => {
-            let script = with_bodies(text, heredocs);
-            if script.starts_with("#!") {
-                let message = "RUN with a here-document that names its own interpreter (#!) is not supported yet";
-                return Err(BuildError::Unsupported(message.to_owned()));
-            }
-            Ok(Command::Shell(script))
-        }
-        other => Ok(other.clone()),
-    }
+async fn clean(upper: PathBuf, layers: Vec<PathBuf>, mounts: Vec<String>) -> BuildResult<()> {
+    let cleaning = tokio::task::spawn_blocking(move || mount_points::remove(Path::new(&upper), &layers, &mounts));
+    cleaning.await.map_err(|error| BuildError::io("look at a step's changes")(std::io::Error::other(error)))?
 }
 
 async fn remove(engine: &Engine, id: &ContainerId) -> BuildResult<()> {

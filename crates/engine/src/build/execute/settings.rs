@@ -1,7 +1,8 @@
 //! Instructions that change only the image's config.
 
 use super::describe::{quoted, quoted_list};
-use super::{Builder, State, expand_error};
+use super::stage::StageBuilder;
+use super::{State, expand_error};
 use crate::build::error::{BuildError, BuildResult};
 use crate::build::expand;
 use crate::build::parse::{Command, Health, Instruction};
@@ -14,7 +15,7 @@ use std::str::FromStr;
 const PORT_RANGE_MAX: u32 = 65_536;
 const SIGNAL_NUMBER_MAX: i32 = 64;
 
-impl Builder<'_> {
+impl StageBuilder<'_> {
     /// Changes the config; returns the instruction as the history shows it.
     pub(super) fn settings(&mut self, state: &mut State, instruction: &Instruction) -> BuildResult<String> {
         Ok(match instruction {
@@ -69,7 +70,7 @@ impl Builder<'_> {
                 state.config.on_build.push(trigger.clone());
                 format!("ONBUILD {trigger}")
             }
-            Instruction::From { .. } | Instruction::Run { .. } | Instruction::Transfer(_) | Instruction::Workdir(_) => {
+            Instruction::From { .. } | Instruction::Run(_) | Instruction::Transfer(_) | Instruction::Workdir(_) => {
                 return Err(BuildError::Instruction("FROM isn't allowed here".to_owned()));
             }
         })
@@ -108,7 +109,7 @@ impl Builder<'_> {
         let mut texts = Vec::new();
         for port in ports {
             let lookup = self.lookup(state);
-            texts.extend(expand::words(port, self.dockerfile.escape, &lookup).map_err(expand_error(port))?);
+            texts.extend(expand::words(port, self.build.escape, &lookup).map_err(expand_error(port))?);
         }
         texts.sort();
         for text in &texts {

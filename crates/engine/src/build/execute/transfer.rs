@@ -1,38 +1,44 @@
 //! `COPY`, `ADD` and `WORKDIR`.
 
-use super::{Builder, Change, State, container_id, describe, expand_error, remove_directory};
+use super::cached::Candidate;
+use super::stage::StageBuilder;
+use super::{Change, State, container_id, describe, expand_error, remove_directory};
 use crate::build::copy::{self, Origin, Outcome, Request, StepDirs, Wanted};
 use crate::build::error::{BuildError, BuildResult};
-use crate::build::parse::{CopySource, Stage, Transfer};
-use crate::build::{cache, expand, fetch, ignore, space, stages};
+use crate::build::parse::{self, CopySource, Transfer};
+use crate::build::{cache, expand, fetch, git, ignore, space, stages};
 use std::path::PathBuf;
 
 /// Where `--from` leads, and its image for the cache.
-struct Source {
-    origin: Origin,
+pub(super) struct Source {
+    pub(super) origin: Origin,
     /// Empty for the context.
-    image: String,
+    pub(super) image: String,
 }
 
-impl Builder<'_> {
-    pub(super) async fn transfer_step(
-        &mut self,
-        all: &[Stage],
-        index: usize,
-        state: &mut State,
-        transfer: &Transfer,
-    ) -> BuildResult<()> {
+/// How the cache knows the result of a copy.
+enum Known {
+    Image(String),
+    Candidate(Candidate),
+}
+
+impl StageBuilder<'_> {
+    pub(super) async fn transfer_step(&mut self, state: &mut State, transfer: &Transfer) -> BuildResult<()> {
         let (wanted, destination) = self.wanted(state, transfer).await?;
         let chown = transfer.chown.as_deref().map(|owner| self.expand(state, owner)).transpose()?;
-        let source = self.source(all, index, transfer).await?;
-        let comment = Comment::new(transfer, chown.as_deref(), &destination);
+        let chmod = match &transfer.chmod {
+            Some(text) => Some(parse::permissions(&self.expand(state, text)?).map_err(BuildError::Instruction)?),
+            None => None,
+        };
+        let source = self.source(transfer.from.as_deref()).await?;
+        let comment = Comment::new(transfer, chown.as_deref(), chmod, &destination);
         // From the very same image the very same paths give the same files: no need to hash them.
         let fast = (!source.image.is_empty()).then(|| {
-            let created_by = comment.created_by(state, &format!("{} {wanted:?}", source.image));
+            let created_by = comment.created_by(state, &format!("{} {wanted:?} {:?}", source.image, transfer.excludes));
             self.key(state, &created_by, &["unhashed"])
         });
         if let Some(key) = &fast
-            && self.use_cached(state, key).await?
+            && self.use_cached(state, key, None).await?
         {
             return Ok(());
         }
@@ -42,7 +48,9 @@ impl Builder<'_> {
             wanted,
             destination: absolute(&state.config.working_dir, &destination),
             chown,
-            chmod: transfer.chmod,
+            chmod,
+            unpack: transfer.unpack,
+            excludes: transfer.excludes.clone(),
             layers: self.layers(state.image.as_deref())?,
         };
         self.copy(state, request, &comment, fast).await
@@ -55,15 +63,21 @@ impl Builder<'_> {
         comment: &Comment,
         fast: Option<String>,
     ) -> BuildResult<()> {
-        let directory = self.step_directory();
-        let known = (!self.options.no_cache).then(|| self.cache.known());
-        let images = self.engine.images().clone();
+        let directory = self.build.step_directory();
+        let known = (!self.build.options.no_cache).then(|| self.build.cache().known());
+        let candidates = self.candidates(state)?;
+        let images = self.build.engine.images().clone();
         let (key_state, key_comment, step_directory) = (state.clone(), comment.clone(), directory.clone());
         let outcome = space::run(move |space| {
             let known = |digest: &str| {
                 let key = copy_key(&key_state, &key_comment, digest);
-                let image = known?.get(&key)?.clone();
-                images.resolve(&image).ok().map(|found| found.id)
+                let image = known.as_ref().and_then(|known| images.resolve(known.get(&key)?).ok());
+                if let Some(image) = image {
+                    return Some((key, Known::Image(image.id)));
+                }
+                let created_by = key_comment.created_by(&key_state, digest);
+                let candidate = candidates.into_iter().find(|candidate| candidate.created_by == created_by)?;
+                Some((key, Known::Candidate(candidate)))
             };
             let make_dirs = || {
                 std::fs::create_dir(&step_directory).map_err(BuildError::io("create a step's directory"))?;
@@ -73,21 +87,23 @@ impl Builder<'_> {
         })
         .await?;
         match outcome {
-            Outcome::Known(image) => {
-                self.output.print(" ---> Using cache\n").await?;
-                if let Some(key) = fast {
-                    self.cache.learn(key, image.clone());
+            Outcome::Known((key, known)) => {
+                match known {
+                    Known::Image(image) => self.go_on(state, image).await?,
+                    Known::Candidate(candidate) => self.adopt(state, &key, candidate).await?,
                 }
-                state.image = Some(image);
+                if let Some(key) = fast {
+                    self.build.cache().learn(key, state.image().to_owned());
+                }
                 Ok(())
             }
             Outcome::Copied { digest } => {
                 let upper = directory.join("upper");
-                let layer = self.engine.images().commit_dir(state.image.as_deref(), &upper).await?;
+                let layer = self.build.engine.images().commit_dir(state.image.as_deref(), &upper).await?;
                 let keys = std::iter::once(copy_key(state, comment, &digest)).chain(fast).collect();
                 let created_by = comment.created_by(state, &digest);
                 self.commit(state, Change { created_by, layer: Some(layer), keys }).await?;
-                self.save_cache();
+                self.build.save_cache();
                 remove_directory(directory).await;
                 Ok(())
             }
@@ -98,21 +114,17 @@ impl Builder<'_> {
     async fn wanted(&mut self, state: &State, transfer: &Transfer) -> BuildResult<(Vec<Wanted>, String)> {
         let mut wanted = Vec::new();
         let destination = self.expand(state, &transfer.destination)?;
+        let checksum = transfer.checksum.as_deref().map(|text| self.expand(state, text)).transpose()?;
         for source in &transfer.sources {
             wanted.push(match source {
                 CopySource::Path(path) => {
                     let path = self.expand(state, path)?;
-                    refuse_remote(transfer, &path)?;
-                    if transfer.add && fetch::is_url(&path) {
-                        self.fetch(&path, &destination).await?
-                    } else {
-                        Wanted::Path(path)
-                    }
+                    self.path(transfer, path, &destination, checksum.as_deref()).await?
                 }
                 CopySource::Inline(heredoc) => {
                     let content = if heredoc.expand {
                         let lookup = self.lookup(state);
-                        expand::text(&heredoc.content, self.dockerfile.escape, &lookup)
+                        expand::text(&heredoc.content, self.build.escape, &lookup)
                             .map_err(expand_error(&heredoc.name))?
                     } else {
                         heredoc.content.clone()
@@ -124,11 +136,43 @@ impl Builder<'_> {
         Ok((wanted, destination))
     }
 
-    async fn fetch(&mut self, url: &str, destination: &str) -> BuildResult<Wanted> {
-        let directory = self.step_directory();
+    /// A path of the origin, or for ADD what is behind an address.
+    async fn path(
+        &mut self,
+        transfer: &Transfer,
+        path: String,
+        destination: &str,
+        checksum: Option<&str>,
+    ) -> BuildResult<Wanted> {
+        if !transfer.add {
+            return match fetch::is_url(&path) {
+                true => Err(BuildError::Instruction(format!("COPY failed: source can't be a URL: {path}"))),
+                false => Ok(Wanted::Path(path)),
+            };
+        }
+        if let Some(repository) = git::Repository::parse(&path) {
+            let directory = self.build.step_directory();
+            let tree = tokio::select! {
+                cloned = git::clone(&repository, &directory, transfer.keep_git_dir, checksum) => cloned?,
+                () = self.output.ended() => return Err(BuildError::Cancelled),
+            };
+            return Ok(Wanted::Tree { tree });
+        }
+        if !fetch::is_url(&path) {
+            if checksum.is_some() {
+                let message = "checksum can't be specified for non-HTTP(S) sources".to_owned();
+                return Err(BuildError::Instruction(format!("ADD failed: {message}")));
+            }
+            return Ok(Wanted::Path(path));
+        }
+        self.fetch(&path, destination, checksum).await
+    }
+
+    async fn fetch(&mut self, url: &str, destination: &str, checksum: Option<&str>) -> BuildResult<Wanted> {
+        let directory = self.build.step_directory();
         let fetched = tokio::select! {
-            fetched = fetch::fetch(url, &directory) => fetched?,
-            () = self.output.closed() => return Err(BuildError::Cancelled),
+            fetched = fetch::fetch(url, &directory, checksum) => fetched?,
+            () = self.output.ended() => return Err(BuildError::Cancelled),
         };
         if fetched.name.is_empty() && (destination.ends_with('/') || destination == ".") {
             return Err(BuildError::Instruction(format!("ADD failed: cannot determine filename from url: {url}")));
@@ -137,16 +181,18 @@ impl Builder<'_> {
         Ok(Wanted::Other { tree: fetched.tree, path: PathBuf::from(fetch::CONTENT), name })
     }
 
-    async fn source(&mut self, all: &[Stage], index: usize, transfer: &Transfer) -> BuildResult<Source> {
-        let Some(from) = &transfer.from else {
-            return Ok(Source { origin: Origin::Context(self.context.clone()), image: String::new() });
+    /// Where `--from` of a COPY or of a mount leads.
+    pub(super) async fn source(&mut self, from: Option<&str>) -> BuildResult<Source> {
+        let build = self.build;
+        let Some(from) = from else {
+            return Ok(Source { origin: Origin::Context(build.context.clone()), image: String::new() });
         };
-        let stage = stages::find(all, index, from);
+        let stage = stages::find(&build.stages, self.index, from);
         if stage.is_none() && from.parse::<usize>().is_ok() {
             return Err(BuildError::Instruction(format!("invalid from flag value {from}: index out of bounds")));
         }
-        let image = match stage.and_then(|stage| self.finished[stage].as_ref()) {
-            Some(finished) => finished.image.clone(),
+        let image = match stage.filter(|stage| build.is_built(*stage)) {
+            Some(stage) => build.finished(stage).await?.image.clone(),
             None => Some(self.image(from, "", false).await?.id),
         };
         let layers = self.layers(image.as_deref())?;
@@ -155,7 +201,7 @@ impl Builder<'_> {
     }
 
     fn layers(&self, image: Option<&str>) -> BuildResult<Vec<PathBuf>> {
-        image.map_or(Ok(Vec::new()), |image| Ok(self.engine.images().layer_dirs(image)?))
+        image.map_or(Ok(Vec::new()), |image| Ok(self.build.engine.images().layer_dirs(image)?))
     }
 
     /// Sets the working directory and makes it.
@@ -171,12 +217,12 @@ impl Builder<'_> {
         };
         let created_by = describe::no_operation(&state.shell(), &format!("WORKDIR {}", state.config.working_dir));
         let key = self.key(state, &created_by, &[]);
-        if self.use_cached(state, &key).await? {
+        if self.use_cached(state, &key, Some(&created_by)).await? {
             return Ok(());
         }
         let id = container_id();
         self.output.print(format!(" ---> Running in {id}\n")).await?;
-        let directory = self.step_directory();
+        let directory = self.build.step_directory();
         let layers = self.layers(state.image.as_deref())?;
         let (step_directory, path) = (directory.clone(), state.config.working_dir.clone());
         let is_new = space::run(move |space| {
@@ -190,7 +236,7 @@ impl Builder<'_> {
         .await?;
         let layer = if is_new {
             let upper = directory.join("upper");
-            Some(self.engine.images().commit_dir(state.image.as_deref(), &upper).await?)
+            Some(self.build.engine.images().commit_dir(state.image.as_deref(), &upper).await?)
         } else {
             None
         };
@@ -209,10 +255,12 @@ struct Comment {
 }
 
 impl Comment {
-    fn new(transfer: &Transfer, chown: Option<&str>, destination: &str) -> Self {
+    fn new(transfer: &Transfer, chown: Option<&str>, chmod: Option<u32>, destination: &str) -> Self {
         let chown = chown.map(|owner| format!("--chown={owner} ")).unwrap_or_default();
-        let chmod = transfer.chmod.map(|mode| format!("--chmod={mode:o} ")).unwrap_or_default();
-        Self { start: format!("{} {chown}{chmod}", transfer.keyword()), destination: destination.to_owned() }
+        let chmod = chmod.map(|mode| format!("--chmod={mode:o} ")).unwrap_or_default();
+        let unpack = transfer.unpack.map(|unpack| format!("--unpack={unpack} ")).unwrap_or_default();
+        let start = format!("{} {chown}{chmod}{unpack}", transfer.keyword());
+        Self { start, destination: destination.to_owned() }
     }
 
     fn created_by(&self, state: &State, digest: &str) -> String {
@@ -227,20 +275,8 @@ fn copy_key(state: &State, comment: &Comment, digest: &str) -> String {
     cache::Step { parent: state.image(), created_by: &created_by, config: &state.config, extra: &extra }.key()
 }
 
-fn refuse_remote(transfer: &Transfer, path: &str) -> BuildResult<()> {
-    let is_repository = ["git://", "git@", "ssh://"].iter().any(|scheme| path.starts_with(scheme));
-    match (transfer.add, is_repository, fetch::is_url(path)) {
-        (true, true, _) => {
-            let message = format!("ADD failed: fetching the repository {path} is not supported yet");
-            Err(BuildError::Unsupported(message))
-        }
-        (false, _, true) => Err(BuildError::Instruction(format!("COPY failed: source can't be a URL: {path}"))),
-        _ => Ok(()),
-    }
-}
-
 /// The destination below the working directory. `.` and `x/.` mean a directory.
-fn absolute(working_dir: &str, path: &str) -> String {
+pub(super) fn absolute(working_dir: &str, path: &str) -> String {
     let is_directory = path.is_empty() || path == "." || path.ends_with('/') || path.ends_with("/.");
     let joined = if path.starts_with('/') { path.to_owned() } else { format!("/{working_dir}/{path}") };
     let mut result = match ignore::clean(&joined).as_str() {

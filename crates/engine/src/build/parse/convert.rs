@@ -1,6 +1,6 @@
 //! One logical line through the `parse-dockerfile` crate into our own words.
 
-use super::instruction::{Command, CopySource, Health, Instruction, Step, Transfer};
+use super::instruction::{Command, CopySource, Health, Instruction, MountText, Run, Step, Transfer};
 use super::lines::{Heredoc, Line};
 use super::{ParseError, words};
 use parse_dockerfile as syntax;
@@ -120,14 +120,14 @@ fn typed(found: syntax::Instruction<'_>, line: &Line) -> Result<Instruction, Par
         Found::From(from) => stage(from, line.number)?,
         Found::Run(run) => {
             let flags = flags(&run.options);
-            let network = run_flags(&flags, line.number)?;
+            let (network, mounts) = run_flags(&flags, line.number)?;
             let command = match command(run.arguments) {
                 // The crate cuts a leading here-document off; the joined line has it all.
                 Command::Shell(_) if !line.heredocs.is_empty() => Command::Shell(after_flags(&line.text, flags.len())),
                 Command::Shell(text) if text.is_empty() => return Err(at("RUN requires at least one argument".into())),
                 other => other,
             };
-            Instruction::Run { command, heredocs: line.heredocs.clone(), network }
+            Instruction::Run(Run { command, heredocs: line.heredocs.clone(), network, mounts })
         }
         Found::Cmd(cmd) => Instruction::Cmd(command(cmd.arguments)),
         Found::Entrypoint(entrypoint) => Instruction::Entrypoint(command(entrypoint.arguments)),
@@ -203,9 +203,10 @@ fn stage(from: syntax::FromInstruction<'_>, line: usize) -> Result<Instruction, 
     Ok(Instruction::From { image: text_of(from.image), name, platform })
 }
 
-/// The network of a RUN; mounts are refused by name.
-fn run_flags(flags: &Flags, line: usize) -> Result<Option<String>, ParseError> {
+/// The network of a RUN and its mounts.
+fn run_flags(flags: &Flags, line: usize) -> Result<(Option<String>, Vec<MountText>), ParseError> {
     let mut network = None;
+    let mut mounts = Vec::new();
     for (name, value) in flags {
         match (name.as_str(), value.as_deref()) {
             ("network", Some("default")) => network = None,
@@ -214,14 +215,19 @@ fn run_flags(flags: &Flags, line: usize) -> Result<Option<String>, ParseError> {
                 let message = "invalid network mode: RUN --network takes default, none or host";
                 return Err(ParseError::at(line, message));
             }
-            ("mount" | "security" | "device", value) => {
+            ("mount", _) => {
+                let text = flag_value(name, value, line)?;
+                mounts.push(MountText::new(text).map_err(|message| ParseError::at(line, message))?);
+            }
+            ("security", Some("sandbox")) => {}
+            ("security" | "device", value) => {
                 let message = format!("RUN --{name}={} is not supported yet", value.unwrap_or_default());
                 return Err(ParseError::Unsupported { line, message });
             }
             _ => return Err(ParseError::at(line, format!("Unknown flag: {name}"))),
         }
     }
-    Ok(network)
+    Ok((network, mounts))
 }
 
 fn transfer<'a>(
@@ -231,8 +237,7 @@ fn transfer<'a>(
     destination: syntax::UnescapedString<'_>,
     line: &Line,
 ) -> Result<Instruction, ParseError> {
-    let mut transfer =
-        Transfer { add, sources: Vec::new(), destination: text_of(destination), from: None, chown: None, chmod: None };
+    let mut transfer = Transfer::new(add, text_of(destination));
     transfer_flags(&mut transfer, &flags(options), line.number)?;
     let mut heredocs = line.heredocs.iter();
     for source in sources {
@@ -247,30 +252,49 @@ fn transfer<'a>(
 }
 
 fn transfer_flags(transfer: &mut Transfer, flags: &Flags, line: usize) -> Result<(), ParseError> {
+    let at = |message: String| ParseError::at(line, message);
     for (name, value) in flags {
         match (name.as_str(), transfer.add) {
             ("from", false) => transfer.from = Some(flag_value(name, value, line)?.to_owned()),
             ("chown", _) => transfer.chown = Some(flag_value(name, value, line)?.to_owned()),
             ("chmod", _) => {
                 let text = flag_value(name, value, line)?;
-                let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
-                transfer.chmod = Some(mode.ok_or_else(|| {
-                    ParseError::at(
-                        line,
-                        format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"),
-                    )
-                })?);
+                if !text.contains('$') {
+                    permissions(text).map_err(at)?;
+                }
+                transfer.chmod = Some(text.to_owned());
             }
+            ("exclude", _) => transfer.excludes.push(flag_value(name, value, line)?.to_owned()),
+            ("checksum", true) => transfer.checksum = Some(flag_value(name, value, line)?.to_owned()),
+            ("keep-git-dir", true) => transfer.keep_git_dir = switch(name, value.as_deref(), line)?,
+            ("unpack", true) => transfer.unpack = Some(switch(name, value.as_deref(), line)?),
             // Layers are always made independently of what is below them.
-            ("link", _) if matches!(value.as_deref(), None | Some("true" | "false")) => {}
-            ("parents" | "exclude", _) | ("keep-git-dir" | "checksum" | "unpack", true) => {
-                let message = format!("{} --{name} is not supported yet", transfer.keyword());
+            ("link", _) => drop(switch(name, value.as_deref(), line)?),
+            ("parents", false) => {
+                let message = "COPY --parents is not supported yet".to_owned();
                 return Err(ParseError::Unsupported { line, message });
             }
-            _ => return Err(ParseError::at(line, format!("Unknown flag: {name}"))),
+            _ => return Err(at(format!("Unknown flag: {name}"))),
         }
     }
     Ok(())
+}
+
+fn switch(name: &str, value: Option<&str>, line: usize) -> Result<bool, ParseError> {
+    match value {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(value) => {
+            let message = format!("expecting boolean value for flag {name}, not: {value}");
+            Err(ParseError::at(line, message))
+        }
+    }
+}
+
+/// The permission bits of `--chmod`.
+pub(crate) fn permissions(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+    mode.ok_or_else(|| format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"))
 }
 
 fn volumes(found: syntax::JsonOrStringArray<'_, 1>, line: usize) -> Result<Vec<String>, ParseError> {

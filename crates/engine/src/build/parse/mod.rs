@@ -6,11 +6,13 @@
 mod convert;
 mod instruction;
 mod lines;
+mod mount;
 mod words;
 
-pub(crate) use convert::with_bodies;
-pub(crate) use instruction::{Command, CopySource, Health, Instruction, Step, Transfer};
-pub(crate) use lines::{DOCKERFILE_BYTES_MAX, Heredoc};
+pub(crate) use convert::{permissions, with_bodies};
+pub(crate) use instruction::{Command, CopySource, Health, Instruction, Run, Step, Transfer};
+pub(crate) use lines::DOCKERFILE_BYTES_MAX;
+pub(crate) use mount::{RunMount, RunMountKind, Sharing};
 
 /// Why a Dockerfile was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

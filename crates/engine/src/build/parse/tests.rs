@@ -38,9 +38,15 @@ fn errors_have_dockers_words_and_the_line() {
         ("FROM a\nSHELL sh -c", "dockerfile parse error line 2: SHELL requires the arguments to be in JSON form"),
         ("FROM a\nHEALTHCHECK x", "dockerfile parse error line 2: Unknown type \"x\" in HEALTHCHECK (try CMD)"),
         ("FROM a\nCOPY --nope=1 a b", "dockerfile parse error line 2: Unknown flag: nope"),
+        ("FROM a\n\nRUN --mount=type=cache y", "dockerfile parse error line 3: target is required"),
         (
-            "FROM a\n\nRUN --mount=type=cache,target=/x y",
-            "dockerfile parse error line 3: RUN --mount=type=cache,target=/x is not supported yet",
+            "FROM a\nRUN --security=insecure y",
+            "dockerfile parse error line 2: RUN --security=insecure is not supported yet",
+        ),
+        ("FROM a\nCOPY --parents a b", "dockerfile parse error line 2: COPY --parents is not supported yet"),
+        (
+            "FROM a\nCOPY --chmod=u+x a b",
+            "dockerfile parse error line 2: invalid chmod parameter: 'u+x'. it should be octal string and between 0 and 07777",
         ),
         (
             "FROM a\nONBUILD ONBUILD RUN x",
@@ -71,19 +77,22 @@ fn commands_are_shell_or_exec_form() {
     // Not JSON, so it is the shell's.
     assert_eq!(one("CMD ['a']"), Instruction::Cmd(Command::Shell("['a']".into())));
     assert_eq!(one("ENTRYPOINT top -b \\\n  -c"), Instruction::Entrypoint(Command::Shell("top -b   -c".into())));
-    let run = |text: &str| Instruction::Run { command: Command::Shell(text.into()), heredocs: vec![], network: None };
+    let run = |text: &str| {
+        let command = Command::Shell(text.into());
+        Instruction::Run(Run { command, heredocs: vec![], network: None, mounts: vec![] })
+    };
     assert_eq!(one("RUN a && \\\n# note\n   b"), run("a &&    b"));
     assert_eq!(one("RUN [ -e /x ] && y"), run("[ -e /x ] && y"));
 }
 
 #[test]
 fn heredocs_reach_run_and_copy() {
-    let Instruction::Run { command: Command::Shell(text), heredocs, .. } = one("RUN <<EOF\necho a\nEOF") else {
+    let Instruction::Run(Run { command: Command::Shell(text), heredocs, .. }) = one("RUN <<EOF\necho a\nEOF") else {
         panic!("not a RUN")
     };
     assert_eq!(text, "<<EOF");
     assert_eq!(convert::with_bodies(&text, &heredocs), "echo a\n");
-    let Instruction::Run { command: Command::Shell(text), heredocs, .. } =
+    let Instruction::Run(Run { command: Command::Shell(text), heredocs, .. }) =
         one("RUN --network=none cat <<A <<B > /x\n1\nA\n2\nB")
     else {
         panic!("not a RUN")
@@ -103,7 +112,10 @@ fn transfers_know_their_flags() {
         panic!("not a COPY")
     };
     assert_eq!(copy.sources, vec![CopySource::Path("x".into()), CopySource::Path("[y]".into())]);
-    assert_eq!((copy.from.as_deref(), copy.chown.as_deref(), copy.chmod), (Some("0"), Some("a:b"), Some(0o755)));
+    assert_eq!(
+        (copy.from.as_deref(), copy.chown.as_deref(), copy.chmod.as_deref()),
+        (Some("0"), Some("a:b"), Some("0755"))
+    );
     let Instruction::Transfer(add) = one("ADD [\"a b\", \"/c d/\"]") else { panic!("not an ADD") };
     assert!(add.add);
     assert_eq!((add.sources, add.destination), (vec![CopySource::Path("a b".into())], "/c d/".into()));

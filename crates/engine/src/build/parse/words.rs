@@ -38,6 +38,28 @@ pub(crate) fn optional_pairs(rest: &str, escape: char) -> Result<Vec<(String, Op
         .collect()
 }
 
+/// Fields between commas; a field in double quotes may contain commas, and a doubled quote is one.
+pub(crate) fn csv(text: &str) -> Result<Vec<String>, String> {
+    let mut fields = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    let mut is_quoted = false;
+    while let Some(c) = characters.next() {
+        let field = fields.last_mut().expect("starts with one field and only grows");
+        match c {
+            '"' if is_quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                field.push('"');
+            }
+            '"' if is_quoted => is_quoted = false,
+            '"' if field.is_empty() => is_quoted = true,
+            '"' => return Err(format!("a bare quote in {text:?}")),
+            ',' if !is_quoted => fields.push(String::new()),
+            c => field.push(c),
+        }
+    }
+    if is_quoted { Err(format!("a quote is not closed in {text:?}")) } else { Ok(fields) }
+}
+
 /// Words between white space; a quoted or escaped blank does not separate.
 fn split(rest: &str, escape: char) -> Vec<String> {
     let mut words = Vec::new();

@@ -11,7 +11,7 @@ use crate::container::user::User;
 use crate::sys::kernel::Kernel;
 use serde_json::{Value, json};
 use skep_model::Result;
-use skep_model::container::{ContainerInfo, ExecConfig, MountKind};
+use skep_model::container::{ContainerInfo, ExecConfig, MountKind, OverlayPoint};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -288,6 +288,7 @@ fn user_mounts(info: &ContainerInfo) -> Vec<Value> {
             "options": ["rbind", propagation, if point.rw { "rw" } else { "ro" }],
         }));
     }
+    out.extend(info.host.overlays.iter().map(overlay));
     for (target, options) in &info.host.tmpfs {
         let own = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
         out.push(tmpfs(target, own.collect()));
@@ -304,6 +305,19 @@ fn user_mounts(info: &ContainerInfo) -> Vec<Value> {
         out.push(tmpfs(&mount.target, options));
     }
     out
+}
+
+/// One option a layer: the runtime gives each to the kernel by itself, and each may be 255 bytes.
+fn overlay(point: &OverlayPoint) -> Value {
+    let mut options: Vec<String> = point.lower.iter().map(|path| format!("lowerdir+={}", path.display())).collect();
+    match &point.writable {
+        Some((upper, work)) => {
+            options.push(format!("upperdir={}", upper.display()));
+            options.push(format!("workdir={}", work.display()));
+        }
+        None => options.push("ro".into()),
+    }
+    json!({"destination": point.target, "type": "overlay", "source": "overlay", "options": options})
 }
 
 fn tmpfs(target: &str, own: Vec<String>) -> Value {

@@ -103,7 +103,12 @@ impl Client {
             self.exchange(&url, || self.http.get(&url).header(ACCEPT, ACCEPTED_MANIFESTS.join(", "))).await?;
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+        if media_type == "text/html" {
+            let why = format!("{url} answers with a web page, not with a manifest: is there a registry?");
+            return Err(Failure::Other(skep_model::Error::invalid(why)));
+        }
         let body = body(response, JSON_BYTES_MAX, &url).await?;
+        check_type(&media_type, &body, &url)?;
         let digest = Digest::of(&body);
         if let Ok(expected) = Digest::parse(wanted)
             && expected != digest
@@ -217,6 +222,25 @@ impl Client {
     }
 }
 
+/// A document that says of itself to be another kind than the registry says is read by
+/// different clients as different images.
+fn check_type(told: &str, body: &[u8], url: &str) -> Attempt<()> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        #[serde(default)]
+        media_type: String,
+    }
+    // What is no JSON is refused by its reader.
+    let own = serde_json::from_slice::<Typed>(body).map(|typed| typed.media_type).unwrap_or_default();
+    let is_manifest = |kind: &str| ACCEPTED_MANIFESTS.contains(&kind);
+    if own.is_empty() || !is_manifest(told) || told == own {
+        return Ok(());
+    }
+    let why = format!("{url}: the registry calls it {told}, it calls itself {own}");
+    Err(Failure::Other(skep_model::Error::invalid(why)))
+}
+
 /// Sends a request; `url` is for the error text.
 pub(crate) async fn send(request: RequestBuilder, url: &str) -> Attempt<Response> {
     request.send().await.map_err(|e| unreachable(url, &e))
@@ -244,6 +268,10 @@ async fn succeeded(response: Response, url: &str) -> Attempt<Response> {
 }
 
 pub(crate) fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
+    if error.is_redirect() {
+        let why = format!("Get \"{url}\": the registry redirects for ever");
+        return Failure::Other(skep_model::Error::internal(why));
+    }
     let causes = causes(error);
     if causes.contains("InvalidContentType") {
         return Failure::Unreachable(format!("Get \"{url}\": http: server gave HTTP response to HTTPS client"));

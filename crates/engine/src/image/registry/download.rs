@@ -1,8 +1,9 @@
 //! One layer comes over: resumed where it broke, checked, and only then among the blobs.
 
-use super::super::digest::{Digest, Hashing};
+use super::super::digest::Digest;
 use super::super::error::{ImageError, ImageResult};
 use super::super::manifest::Descriptor;
+use super::super::partial::{self, Writer};
 use super::super::store::{Pin, Store};
 use super::client::{self, Client};
 use super::failure::{Attempt, Failure};
@@ -10,15 +11,16 @@ use super::{blocking, hint, tell};
 use crate::progress::ProgressSender;
 use bytes::Bytes;
 use reqwest::StatusCode;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Tries without any progress between them.
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
+/// Tries in all: a registry that gives a byte each time is none.
+const ATTEMPTS_TOTAL_MAX: u32 = 100;
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// Pieces received but not yet written.
@@ -52,27 +54,81 @@ pub(crate) async fn download(
     let turn = busy.lock().await;
     let pin = store.pin(&layer.digest);
     if !store.has_blob(&layer.digest) {
-        let temporary = store.temporary();
-        let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
-        let path = temporary.path().to_owned();
-        let writer = blocking(move || write(&path, receiver));
-        let fetcher = async {
-            let outcome = fetch(&client, &layer, &id, &sender, &progress).await;
-            drop(sender);
-            outcome
-        };
-        let (fetched, written) = tokio::join!(fetcher, writer);
-        // If writing failed, fetching only says that nobody takes its pieces any more.
-        let (digest, size) = written?;
-        fetched?;
+        let path = partial::path(store.root(), &layer.digest);
+        let resumed = receive(&client, &layer, &path, &id, &progress).await?;
+        if let Err(error) = resumed.check(&layer) {
+            remove(path.clone()).await;
+            if resumed.began_at == 0 {
+                return Err(error.into());
+            }
+            // Only the beginning that was kept may be bad.
+            let anew = receive(&client, &layer, &path, &id, &progress).await?;
+            if let Err(error) = anew.check(&layer) {
+                remove(path).await;
+                return Err(error.into());
+            }
+        }
         hint(&progress, &id, "Verifying Checksum", 0, 0)?;
-        check(&layer, digest, size)?;
-        let (store, path, digest) = (Arc::clone(&store), temporary.path().to_owned(), layer.digest.clone());
+        let (store, path, digest) =
+            (Arc::clone(&store), partial::path(store.root(), &layer.digest), layer.digest.clone());
         blocking(move || store.keep_blob(&path, &digest)).await?;
     }
     drop(turn);
     tell(&progress, Some(&id), "Download complete", 0, 0).await?;
     Ok(pin)
+}
+
+/// What came over.
+struct Received {
+    digest: Digest,
+    size: u64,
+    /// Bytes that were here before.
+    began_at: u64,
+}
+
+impl Received {
+    fn check(&self, layer: &Descriptor) -> ImageResult<()> {
+        check(layer, self.digest.clone(), self.size)
+    }
+}
+
+/// Brings the rest of the blob into the file. A beginning stays for the next try, unless
+/// what came cannot be the blob.
+async fn receive(
+    client: &Client,
+    layer: &Descriptor,
+    path: &Path,
+    id: &str,
+    progress: &ProgressSender,
+) -> Attempt<Received> {
+    let (file, size) = (path.to_owned(), layer.size);
+    let out = blocking(move || partial::open(&file, size)).await?;
+    let began_at = out.bytes();
+    let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+    let file = path.to_owned();
+    let writer = blocking(move || write(&file, out, receiver));
+    let fetcher = async {
+        let outcome = fetch(client, layer, id, &sender, progress, began_at).await;
+        drop(sender);
+        outcome
+    };
+    let (fetched, written) = tokio::join!(fetcher, writer);
+    // If writing failed, fetching only says that nobody takes its pieces any more.
+    let written = written.and_then(|written| fetched.map(|()| written));
+    match written {
+        Ok((digest, size)) => Ok(Received { digest, size, began_at }),
+        Err(failure) => {
+            if matches!(failure, Failure::Store(_)) {
+                remove(path.to_owned()).await;
+            }
+            Err(failure)
+        }
+    }
+}
+
+async fn remove(path: PathBuf) {
+    // What stays is found out by its digest, or gone in a day.
+    let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
 }
 
 fn check(layer: &Descriptor, actual: Digest, size: u64) -> ImageResult<()> {
@@ -85,22 +141,16 @@ fn check(layer: &Descriptor, actual: Digest, size: u64) -> ImageResult<()> {
     Ok(())
 }
 
-fn write(path: &Path, mut pieces: mpsc::Receiver<Piece>) -> ImageResult<(Digest, u64)> {
-    let mut out = create(path)?;
+fn write(path: &Path, mut out: Writer, mut pieces: mpsc::Receiver<Piece>) -> ImageResult<(Digest, u64)> {
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Piece::Data(data) => out.write_all(&data).map_err(ImageError::file("writing", path))?,
-            Piece::Restart => out = create(path)?,
+            Piece::Restart => out = partial::begin(path)?,
         }
     }
     out.flush().map_err(ImageError::file("writing", path))?;
     let (_, digest, size) = out.finish();
     Ok((digest, size))
-}
-
-fn create(path: &Path) -> ImageResult<Hashing<BufWriter<File>>> {
-    let file = File::create(path).map_err(ImageError::file("making", path))?;
-    Ok(Hashing::new(BufWriter::with_capacity(256 * 1024, file)))
 }
 
 /// Receives the whole blob, over several connections if need be.
@@ -110,16 +160,19 @@ async fn fetch(
     id: &str,
     pieces: &mpsc::Sender<Piece>,
     progress: &ProgressSender,
+    began_at: u64,
 ) -> Attempt<()> {
-    let mut received = 0_u64;
+    let mut received = began_at;
     let mut attempt = 0;
-    loop {
+    let mut tries = 0;
+    while received < layer.size || layer.size == 0 {
         let before = received;
+        tries += 1;
         let Err(failure) = fetch_once(client, layer, id, pieces, progress, &mut received).await else {
             return Ok(());
         };
         attempt = if received > before { 1 } else { attempt + 1 };
-        if !failure.is_passing() || attempt >= ATTEMPTS_MAX {
+        if !failure.is_passing() || attempt >= ATTEMPTS_MAX || tries >= ATTEMPTS_TOTAL_MAX {
             return Err(failure);
         }
         let pause = backoff(attempt);
@@ -127,6 +180,7 @@ async fn fetch(
         hint(progress, id, &format!("Retrying in {} seconds", pause.as_secs().max(1)), 0, 0)?;
         tokio::time::sleep(pause).await;
     }
+    Ok(())
 }
 
 async fn fetch_once(
@@ -143,6 +197,8 @@ async fn fetch_once(
         *received = 0;
         pieces.send(Piece::Restart).await.map_err(closed)?;
     }
+    // What the registry says it has; `None` if it does not say.
+    let offered = response.content_length().map(|length| length + *received);
     let step = (layer.size / REPORTS_PER_LAYER).max(REPORT_BYTES_MIN);
     let mut reported = 0;
     let broken = |e| client::unreachable(&format!("blob {}", layer.digest), &e);
@@ -157,6 +213,11 @@ async fn fetch_once(
             reported = *received;
             hint(progress, id, "Downloading", *received, layer.size)?;
         }
+    }
+    if *received < layer.size && offered == Some(*received) {
+        let why =
+            format!("layer {}: the registry has {received} bytes, the manifest says {}", layer.digest, layer.size);
+        return Err(ImageError::Limit(why).into());
     }
     if *received < layer.size {
         return Err(Failure::Unreachable(format!("layer {}: the connection was closed early", layer.digest)));
