@@ -2,6 +2,7 @@
 
 use crate::plan::is_overlay;
 use crate::store::{Holder, Store};
+use ipnet::IpNet;
 use skep_model::id::{NetworkId, NodeId};
 use skep_model::netstate::{
     Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind,
@@ -79,13 +80,17 @@ fn add_files(store: &Store, task: &Task, assignments: &mut Assignments) {
 fn network_state(store: &Store, node: &Node) -> ClusterNetState {
     let networks = networks_of(store, node);
     let port = store.cluster().map_or(0, |cluster| cluster.data_path_port);
-    let addresses = node.attachments.iter().filter(|(id, _)| networks.iter().any(|network| network.id == **id));
+    let own_addresses = |attachments: &BTreeMap<NetworkId, IpNet>| {
+        let known = attachments.iter().filter(|(id, _)| networks.iter().any(|network| network.id == **id));
+        known.map(|(id, net)| (id.clone(), *net)).collect()
+    };
     let services = networks.iter().filter(|network| !network.spec.ingress);
     ClusterNetState {
         generation: 0,
         data_path_address: data_path_address(node),
         remotes: remotes(store, node, &networks),
-        load_balancer_addresses: addresses.map(|(id, net)| (id.clone(), *net)).collect(),
+        load_balancer_addresses: own_addresses(&node.attachments),
+        load_balancer_addresses_ipv6: own_addresses(&node.attachments_ipv6),
         services: services.flat_map(|network| services_on(store, network)).collect(),
         ingress: ingress(store, node),
         networks: networks.iter().map(|network| desired_network(network, port)).collect(),
@@ -135,19 +140,18 @@ fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTree
     for network in networks {
         let used = store.addresses(network.id.as_str());
         let holders = used.into_iter().flatten().filter_map(|(address, holder)| match holder {
-            Holder::Node(id) if network.spec.ingress && !knows_all => {
-                let node = store.node(id).filter(|node| serving.contains(&node.id))?;
-                Some((node, vec![*address]))
+            Holder::Node(id) => {
+                let concerns = |node: &&Arc<Node>| !network.spec.ingress || knows_all || serving.contains(&node.id);
+                let node = store.node(id).filter(concerns)?;
+                let held = [&node.attachments, &node.attachments_ipv6];
+                let addresses = held.iter().filter_map(|held| held.get(&network.id));
+                of_first(node, addresses.map(IpNet::addr).collect(), address)
             }
-            Holder::Node(id) => Some((store.node(id)?, vec![*address])),
             Holder::Task(id) => {
                 let task = store.task(id).filter(|task| has_legs(task))?;
                 let legs = task.attachments.iter().filter(|leg| leg.network == network.id);
-                let addresses: Vec<IpAddr> =
-                    legs.flat_map(|leg| leg.addresses.iter().map(ipnet::IpNet::addr)).collect();
-                // It is listed once for each of its addresses.
-                let node = store.node(task.node_id.as_str())?;
-                (addresses.first() == Some(address)).then_some((node, addresses))
+                let addresses = legs.flat_map(|leg| leg.addresses.iter().map(IpNet::addr));
+                of_first(store.node(task.node_id.as_str())?, addresses.collect(), address)
             }
             Holder::Service(_) => None,
         });
@@ -163,6 +167,11 @@ fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTree
         }
     }
     remotes
+}
+
+/// A holder is listed once for each of its addresses and meant once.
+fn of_first<'a>(node: &'a Node, addresses: Vec<IpAddr>, listed: &IpAddr) -> Option<(&'a Node, Vec<IpAddr>)> {
+    (addresses.first() == Some(listed)).then_some((node, addresses))
 }
 
 /// Nodes with a task behind a port of the mesh, whether it can serve already or not.
@@ -206,7 +215,11 @@ fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
             continue;
         }
         let backends = backends(store, service, &network.id);
-        let vip = service.endpoint.virtual_ips.iter().find(|vip| vip.network == network.id);
+        let vip = |v4: bool| {
+            let mut vips = service.endpoint.virtual_ips.iter().filter(|vip| vip.network == network.id);
+            let vip = vips.find(|vip| vip.address.addr().is_ipv4() == v4);
+            vip.filter(|_| service.endpoint.spec.mode == EndpointMode::Vip).map(|vip| vip.address.addr())
+        };
         // One being removed, or moved off the network, keeps its name while tasks run there.
         if backends.is_empty() && (service.pending_delete || config.is_none()) {
             continue;
@@ -216,7 +229,8 @@ fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
             name: service.spec.name.clone(),
             aliases: config.map(|config| config.aliases.clone()).unwrap_or_default(),
             network: network.id.clone(),
-            vip: vip.filter(|_| service.endpoint.spec.mode == EndpointMode::Vip).map(|vip| vip.address.addr()),
+            vip: vip(true),
+            vip_ipv6: vip(false),
             backends,
         });
     }
@@ -237,7 +251,7 @@ fn backends(store: &Store, service: &Service, network: &NetworkId) -> Vec<Backen
     let mut backends = Vec::new();
     for task in store.tasks_of_service(service.id.as_str()).filter(|task| is_serving(store, task)) {
         let legs = task.attachments.iter().filter(|leg| leg.network == *network);
-        let addresses = legs.flat_map(|leg| leg.addresses.iter().map(ipnet::IpNet::addr));
+        let addresses = legs.flat_map(|leg| leg.addresses.iter().map(IpNet::addr));
         backends.extend(addresses.map(|address| Backend {
             task: task.id.clone(),
             address,
@@ -298,7 +312,7 @@ fn ingress_backend(store: &Store, task: &Task, node: &Node) -> Option<IngressBac
 
 fn mesh_address(store: &Store, node: &Node) -> Option<IpAddr> {
     let mesh = store.ingress_network()?;
-    node.attachments.get(&mesh.id).map(ipnet::IpNet::addr)
+    node.attachments.get(&mesh.id).map(IpNet::addr)
 }
 
 #[cfg(test)]
@@ -383,6 +397,40 @@ mod tests {
         assert!(knows(&world), "a status never goes back");
         world.report(&gone, TaskState::Failed);
         assert!(!knows(&world), "an ended task's address is no longer there");
+    }
+
+    #[test]
+    fn on_a_network_with_ipv6_everybody_has_an_address_of_each_family() {
+        let mut world = World::with_nodes(2);
+        let net = NetworkSpec { name: "net".into(), enable_ipv6: true, ..NetworkSpec::default() };
+        let (id, writes) = crate::edit::create_network(&world.store, net, world.now, &mut world.ids).unwrap();
+        world.apply(writes).unwrap();
+        let mut web = spec("web", 2);
+        web.task.networks.push(NetworkAttachmentConfig { target: "net".into(), ..Default::default() });
+        let service = world.create(web);
+        world.work();
+        let (tasks, network) = (world.running(&service), world.store.network(id.as_str()).unwrap().clone());
+        let subnets: Vec<IpNet> = network.spec.ipam.iter().filter_map(|config| config.subnet).collect();
+        assert!(matches!(subnets[..], [IpNet::V4(_), IpNet::V6(v6)] if v6.addr().octets()[0] == 0xfd));
+        let is_dual = |list: &[IpAddr]| list.len() == 2 && subnets.iter().zip(list).all(|(net, ip)| net.contains(ip));
+        for task in &tasks {
+            let own: Vec<IpAddr> = task.attachments[0].addresses.iter().map(IpNet::addr).collect();
+            assert!(is_dual(&own), "{own:?}");
+            let state = assignments(&world.store, &task.node_id).network;
+            let service = &state.services[0];
+            assert!(is_dual(&service.vips().collect::<Vec<_>>()));
+            assert_eq!(service.backends.len(), 4, "two tasks, two addresses each");
+            let balancer = [&state.load_balancer_addresses, &state.load_balancer_addresses_ipv6];
+            assert!(is_dual(&balancer.map(|addresses| addresses[&id].addr())));
+            let remotes = &state.remotes[&id];
+            assert!(remotes.len() == 2 && remotes.iter().all(|remote| is_dual(&remote.addresses)), "{remotes:?}");
+            assert!(remotes.iter().all(|remote| remote.mac == mac_of(remote.addresses[0])));
+        }
+        // Two tasks, two balancers and the service, two addresses each, none of them twice.
+        assert_eq!(world.store.addresses(id.as_str()).map(BTreeMap::len), Some(10));
+        world.remove(&service);
+        world.work();
+        assert_eq!(world.store.addresses(id.as_str()), None);
     }
 
     #[test]

@@ -125,7 +125,17 @@ pub struct DesiredService {
     pub network: NetworkId,
     /// `None` in `dnsrr` mode: the name resolves to the backends themselves.
     pub vip: Option<IpAddr>,
+    /// Beside `vip`, on networks with IPv6.
+    #[serde(default)]
+    pub vip_ipv6: Option<IpAddr>,
     pub backends: Vec<Backend>,
+}
+
+impl DesiredService {
+    /// Its virtual addresses, at most one of each family.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.vip.into_iter().chain(self.vip_ipv6)
+    }
 }
 
 /// Where a published port's connections may go.
@@ -179,6 +189,8 @@ pub struct ClusterNetState {
     pub remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>>,
     /// This node's own address on each overlay, where its balancer answers.
     pub load_balancer_addresses: BTreeMap<NetworkId, IpNet>,
+    /// The same of networks with IPv6.
+    pub load_balancer_addresses_ipv6: BTreeMap<NetworkId, IpNet>,
     pub services: Vec<DesiredService>,
     pub ingress: Vec<DesiredIngress>,
 }

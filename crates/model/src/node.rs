@@ -141,6 +141,8 @@ pub struct Node {
     pub role: Role,
     /// This node's own balancer address on each overlay it runs tasks on.
     pub attachments: BTreeMap<NetworkId, IpNet>,
+    /// The same of those with IPv6, beside the IPv4 address.
+    pub attachments_ipv6: BTreeMap<NetworkId, IpNet>,
     /// `host` part of the address peers reach its data path at.
     pub data_path_address: String,
     pub certificate: NodeCertificate,

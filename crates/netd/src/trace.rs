@@ -70,7 +70,7 @@ fn network(facts: &Facts<'_>, service: &DesiredService) -> NetworkTrace {
 
 fn task(facts: &Facts<'_>, place: &PlaceId, service: &DesiredService, backend: &Backend) -> BackendTrace {
     let is_meant = |asked: SocketAddr, answers: SocketAddr| {
-        answers.ip() == backend.address && service.vip.is_some_and(|vip| vip == asked.ip())
+        answers.ip() == backend.address && service.vips().any(|vip| vip == asked.ip())
     };
     BackendTrace {
         task: backend.task.clone(),

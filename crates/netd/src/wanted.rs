@@ -140,16 +140,21 @@ fn add_bridge(network: &DesiredNetwork, bridge: &str, circumstances: &Circumstan
         match Family::of(address.addr()) {
             Family::V4 => host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into()),
             Family::V6 => {
-                // Until the kernel has checked its link-local address for duplicates, a
-                // second or two, it could not ask for containers' addresses.
-                for key in ["accept_dad", "dad_transmits"] {
-                    host.optional_sysctls.insert(format!("net/ipv6/conf/{bridge}/{key}"), "0".into());
-                }
+                add_link_settings_ipv6(bridge, host);
                 host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into())
             }
         };
     }
     host.sysctls.insert(format!("net/ipv4/conf/{bridge}/route_localnet"), "1".into());
+}
+
+/// How a link of ours has to behave: nobody there is a router that we do not know.
+fn add_link_settings_ipv6(link: &str, place: &mut WantedPlace) {
+    // Until the kernel has checked its link-local address for duplicates, a second or two, it
+    // could not ask for others' addresses.
+    for key in ["accept_dad", "dad_transmits", "accept_ra", "accept_redirects"] {
+        place.optional_sysctls.insert(format!("net/ipv6/conf/{link}/{key}"), "0".into());
+    }
 }
 
 fn bridge_link(network: &DesiredNetwork, circumstances: &Circumstances<'_>) -> Link {
@@ -236,6 +241,9 @@ fn add_leg(
     };
     container.links.insert(endpoint.interface.clone(), leg);
     container.addresses.extend(endpoint.addresses.iter().map(|address| (endpoint.interface.clone(), *address)));
+    if address_of(&endpoint.addresses, Family::V6).is_some() {
+        add_link_settings_ipv6(&endpoint.interface, container);
+    }
     container.sysctls.extend(endpoint.sysctls.clone());
     if endpoint.default_route && !network.internal {
         for gateway in network.subnets.iter().filter_map(|subnet| subnet.gateway) {

@@ -90,12 +90,14 @@ fn state(generation: u64, own: u8, hosts: u8, tasks: &[Task]) -> ClusterNetState
             (overlay_id(), format!("{}/24", balancer_address(own)).parse().unwrap()),
             (mesh_id(), format!("{}/24", mesh_address(own)).parse().unwrap()),
         ]),
+        load_balancer_addresses_ipv6: BTreeMap::new(),
         services: vec![DesiredService {
             id: ServiceId("service1".into()),
             name: "web".into(),
             aliases: Vec::new(),
             network: overlay_id(),
             vip: Some(VIP.parse().unwrap()),
+            vip_ipv6: None,
             backends: tasks
                 .iter()
                 .map(|task| Backend {

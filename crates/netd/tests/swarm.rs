@@ -47,6 +47,7 @@ fn state(generation: u64, backends: &[(u8, u16)]) -> ClusterNetState {
             aliases: Vec::new(),
             network: overlay_id(),
             vip: Some(VIP.parse().unwrap()),
+            vip_ipv6: None,
             backends: backends.iter().map(backend).collect(),
         }],
         ingress: vec![DesiredIngress {
