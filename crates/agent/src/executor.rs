@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use skep_engine::Engine;
 use skep_engine::container::{RemoveOptions, WaitCondition};
 use skep_engine::image::RegistryAuth;
+use skep_engine::network::GATEWAY_NETWORK;
 use skep_model::container::{ContainerInfo, ContainerStatus, HealthStatus, InjectedFile};
 use skep_model::id::{ContainerId, EndpointId, NetworkId, TaskId};
 use skep_model::image::Reference;
@@ -324,7 +325,8 @@ fn is_healthy(info: &ContainerInfo) -> bool {
 }
 
 fn container_status(info: &ContainerInfo) -> TaskContainerStatus {
-    TaskContainerStatus { container_id: info.id.clone(), pid: info.state.pid, exit_code: info.state.exit_code }
+    let ipv6 = info.endpoints.get(GATEWAY_NETWORK).is_some_and(|leg| leg.ipv6_address.is_some());
+    TaskContainerStatus { container_id: info.id.clone(), pid: info.state.pid, ipv6, exit_code: info.state.exit_code }
 }
 
 /// The task's host-mode ports with the numbers that were really bound.

@@ -91,6 +91,7 @@ fn network_state(store: &Store, node: &Node) -> ClusterNetState {
         remotes: remotes(store, node, &networks),
         load_balancer_addresses: own_addresses(&node.attachments),
         load_balancer_addresses_ipv6: own_addresses(&node.attachments_ipv6),
+        node_addresses: node_addresses(store, node),
         services: services.flat_map(|network| services_on(store, network)).collect(),
         ingress: ingress(store, node),
         networks: networks.iter().map(|network| desired_network(network, port)).collect(),
@@ -167,6 +168,14 @@ fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTree
         }
     }
     remotes
+}
+
+/// Addresses of the other nodes of the mesh that this one may exchange packets with.
+fn node_addresses(store: &Store, own: &Node) -> BTreeSet<IpAddr> {
+    let serving = serving_nodes(store);
+    let knows_all = serving.contains(&own.id);
+    let known = store.nodes().filter(|node| node.id != own.id && (knows_all || serving.contains(&node.id)));
+    known.flat_map(|node| node.description.addresses.iter().copied()).collect()
 }
 
 /// A holder is listed once for each of its addresses and meant once.
@@ -307,7 +316,8 @@ fn ingress_backend(store: &Store, task: &Task, node: &Node) -> Option<IngressBac
         return None;
     }
     let node_address = mesh_address(store, store.node(task.node_id.as_str())?)?;
-    Some(IngressBackend::Remote { task: task.id.clone(), node_address })
+    let ipv6 = task.status.container.as_ref().is_some_and(|container| container.ipv6);
+    Some(IngressBackend::Remote { task: task.id.clone(), node_address, ipv6 })
 }
 
 fn mesh_address(store: &Store, node: &Node) -> Option<IpAddr> {

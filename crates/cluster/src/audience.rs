@@ -161,12 +161,15 @@ fn manager_face(node: &Node) -> Option<impl PartialEq + use<'_>> {
 
 /// What other nodes are told of a node.
 fn node_face(node: &Node) -> impl PartialEq + use<'_> {
-    (&node.data_path_address, &node.attachments, &node.attachments_ipv6, node.status.state == NodeState::Down)
+    let addresses = &node.description.addresses;
+    let attachments = (&node.attachments, &node.attachments_ipv6);
+    (&node.data_path_address, addresses, attachments, node.status.state == NodeState::Down)
 }
 
 /// What other nodes are told of a task.
 fn task_face(task: &Task) -> impl PartialEq + use<'_> {
-    (has_legs(task), task.status.state == TaskState::Running, takes_new_connections(task), &task.attachments)
+    let ipv6 = task.status.container.as_ref().is_some_and(|container| container.ipv6);
+    (ipv6, has_legs(task), task.status.state == TaskState::Running, takes_new_connections(task), &task.attachments)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::id::{ContainerId, EndpointId, NetworkId, ServiceId, TaskId};
 use crate::network::Protocol;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -153,7 +153,13 @@ pub enum IngressBackend {
         draining: bool,
     },
     /// A task elsewhere, reached through that node's ingress address.
-    Remote { task: TaskId, node_address: IpAddr },
+    Remote {
+        task: TaskId,
+        node_address: IpAddr,
+        /// It also takes connections over IPv6.
+        #[serde(default)]
+        ipv6: bool,
+    },
 }
 
 /// A port published through the routing mesh.
@@ -191,6 +197,8 @@ pub struct ClusterNetState {
     pub load_balancer_addresses: BTreeMap<NetworkId, IpNet>,
     /// The same of networks with IPv6.
     pub load_balancer_addresses_ipv6: BTreeMap<NetworkId, IpNet>,
+    /// Of the other nodes of the mesh, whose own connections may be led back to them.
+    pub node_addresses: BTreeSet<IpAddr>,
     pub services: Vec<DesiredService>,
     pub ingress: Vec<DesiredIngress>,
 }

@@ -34,6 +34,8 @@ pub struct Circumstances<'a> {
     /// Where this host's end of the tunnels is; `None` when none of its links has the
     /// address that it is said to have.
     pub underlay: Option<Underlay>,
+    /// The host's new links have IPv6.
+    pub has_ipv6: bool,
 }
 
 /// The link that carries tunnels.
@@ -108,11 +110,10 @@ fn host_table(
     ingress: &[IngressPort],
     balancer: &dyn Balancer,
 ) -> (Option<Table>, Option<Services>) {
-    let peers = mesh.map(|mesh| &mesh.peers);
     let hops = mesh.map(Mesh::hops).unwrap_or_default();
     // Without a published port the host's IPVS is left to others.
     let balanced = if ingress.is_empty() { None } else { balancer.mesh(ingress, &hops) };
-    let table = rules::host::table(desired.networks(), published(desired), ingress, peers, balanced.is_some());
+    let table = rules::host::table(desired.networks(), published(desired), ingress, mesh, balanced.is_some());
     (table, balanced)
 }
 

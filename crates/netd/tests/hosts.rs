@@ -90,7 +90,6 @@ fn state(generation: u64, own: u8, hosts: u8, tasks: &[Task]) -> ClusterNetState
             (overlay_id(), format!("{}/24", balancer_address(own)).parse().unwrap()),
             (mesh_id(), format!("{}/24", mesh_address(own)).parse().unwrap()),
         ]),
-        load_balancer_addresses_ipv6: BTreeMap::new(),
         services: vec![DesiredService {
             id: ServiceId("service1".into()),
             name: "web".into(),
@@ -113,6 +112,7 @@ fn state(generation: u64, own: u8, hosts: u8, tasks: &[Task]) -> ClusterNetState
             ingress(9090, 90, Protocol::Tcp),
             ingress(5353, 53, Protocol::Udp),
         ],
+        ..ClusterNetState::default()
     }
 }
 
@@ -125,7 +125,7 @@ fn ingress_backend(task: &Task, own: u8) -> Option<IngressBackend> {
     if task.host == own {
         return Some(IngressBackend::Local { task: id, container: container(task.last), draining: task.draining });
     }
-    (!task.draining).then(|| IngressBackend::Remote { task: id, node_address: mesh_address(task.host) })
+    (!task.draining).then(|| IngressBackend::Remote { task: id, node_address: mesh_address(task.host), ipv6: true })
 }
 
 /// Hosts with tasks that answer with their number by TCP 80 and 90, and by UDP 53.

@@ -102,6 +102,8 @@ impl Inner {
             name: GATEWAY_NETWORK.into(),
             driver: "bridge".into(),
             options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            // Published ports lead here, and clients come over both.
+            enable_ipv6: kernel_has_ipv6(),
             ..NetworkSpec::default()
         };
         match self.network_create(spec).await {
@@ -240,6 +242,12 @@ fn local_ipv6(id: &NetworkId) -> IpNet {
     let digits = u64::from_str_radix(&id.0[..14], 16).unwrap_or_default();
     let address = std::net::Ipv6Addr::from((0xfd00_0000_0000_0000_u128 | u128::from(digits)) << 64);
     IpNet::from(ipnet::Ipv6Net::new_assert(address, 64))
+}
+
+/// Whether new links of this host have IPv6.
+fn kernel_has_ipv6() -> bool {
+    let disabled = |which: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"));
+    ["all", "default"].into_iter().all(|which| disabled(which).is_ok_and(|text| text.trim() == "0"))
 }
 
 fn host_routes() -> Vec<IpNet> {

@@ -17,24 +17,24 @@ use crate::nft::table::{
     Chain, DataType, HOOK_FORWARD, HOOK_INPUT, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table,
     Value,
 };
-use crate::wanted::mesh::Peer;
-use ipnet::{IpNet, Ipv4Net};
+use crate::wanted::mesh::Mesh;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use skep_model::netstate::{DesiredEndpoint, DesiredNetwork, DesiredPort, NetworkKind};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const BRIDGES: &str = "bridges";
 const OPEN_BRIDGES: &str = "open_bridges";
 const INTERNAL: &str = "internal";
 const PUBLISH: &str = "publish";
 
-/// The host's table; `None` when there is nothing to rule. `mesh` are the other nodes that the
-/// mesh leads to, `None` when this node is not on it; with `marked`, IPVS balances the ports.
+/// The host's table; `None` when there is nothing to rule. `mesh` is this node's view of the
+/// mesh, `None` when it is not on it; with `marked`, IPVS balances the ports.
 pub fn table<'a>(
     networks: impl Iterator<Item = &'a DesiredNetwork>,
     published: impl Iterator<Item = &'a DesiredEndpoint>,
     ingress: &[IngressPort],
-    mesh: Option<&BTreeSet<Peer>>,
+    mesh: Option<&Mesh<'_>>,
     marked: bool,
 ) -> Option<Table> {
     let bridges: Vec<Bridge<'_>> = networks.filter_map(Bridge::of).collect();
@@ -49,8 +49,8 @@ pub fn table<'a>(
         marked::add(ingress, &mut table);
     }
     add_base_chains(&bridges, mesh.is_some(), marked, &mut table);
-    if let Some(peers) = mesh {
-        ingress::add_mesh(peers, &mut table);
+    if let Some(mesh) = mesh {
+        ingress::add_mesh(mesh, &mut table);
     }
     Some(table)
 }
@@ -179,6 +179,11 @@ pub(super) fn loopback() -> IpNet {
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into()
 }
 
+/// Of both families. The kernel itself guards the second.
+pub(super) fn loopbacks() -> [IpNet; 2] {
+    [loopback(), Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into()]
+}
+
 fn publish_rules() -> Vec<Rule> {
     let translate = |family: Family| {
         let words = family.words();
@@ -219,7 +224,8 @@ fn forward_rules(mesh: bool) -> Vec<Rule> {
 }
 
 fn postrouting_rules(bridges: &[Bridge<'_>], mesh: bool, marked: bool) -> Vec<Rule> {
-    let mut rules = vec![Rule::new().source_in(loopback()).load_oif_name(0).in_set(BRIDGES).masquerade()];
+    let of_loopback = |net| Rule::new().source_in(net).load_oif_name(0).in_set(BRIDGES).masquerade();
+    let mut rules: Vec<Rule> = loopbacks().map(of_loopback).into();
     if mesh {
         rules.extend(ingress::postrouting_rules(marked));
     }
