@@ -83,7 +83,7 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
     wanted.backends.extend(targets.map(|target| (PlaceId::Host, target.address, Some(target.port))));
     let published = published(desired).flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr));
     wanted.backends.extend(published.map(|address| (PlaceId::Host, address, None)));
-    let (table, balanced) = host_table(desired, mesh.as_ref(), &ingress, circumstances.balancer);
+    let (table, balanced) = host_table(desired, mesh.as_ref(), &ingress, circumstances);
     if let Some(table) = table {
         let host = wanted.places.entry(PlaceId::Host).or_default();
         host.table = Some(table);
@@ -98,22 +98,28 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
 
 /// The host's rules and what IPVS balances there alone, which is all that published
 /// ports need.
-pub fn host_rules(desired: &Desired, balancer: &dyn Balancer) -> (Option<Table>, Option<Services>) {
+pub fn host_rules(desired: &Desired, circumstances: &Circumstances<'_>) -> (Option<Table>, Option<Services>) {
     let mesh = Mesh::of(desired);
     let ingress = ingress::ports(desired, mesh.as_ref(), &mut Vec::new());
-    host_table(desired, mesh.as_ref(), &ingress, balancer)
+    host_table(desired, mesh.as_ref(), &ingress, circumstances)
 }
 
 fn host_table(
     desired: &Desired,
     mesh: Option<&Mesh<'_>>,
     ingress: &[IngressPort],
-    balancer: &dyn Balancer,
+    circumstances: &Circumstances<'_>,
 ) -> (Option<Table>, Option<Services>) {
     let hops = mesh.map(Mesh::hops).unwrap_or_default();
     // Without a published port the host's IPVS is left to others.
-    let balanced = if ingress.is_empty() { None } else { balancer.mesh(ingress, &hops) };
-    let table = rules::host::table(desired.networks(), published(desired), ingress, mesh, balanced.is_some());
+    let balanced = if ingress.is_empty() { None } else { circumstances.balancer.mesh(ingress, &hops) };
+    let facts = rules::host::Facts {
+        ingress,
+        mesh,
+        marked: balanced.is_some(),
+        refuses_loopback_ipv6: circumstances.bridges_are_filtered,
+    };
+    let table = rules::host::table(desired.networks(), published(desired), &facts);
     (table, balanced)
 }
 
@@ -142,6 +148,7 @@ fn add_bridge(network: &DesiredNetwork, bridge: &str, circumstances: &Circumstan
             Family::V4 => host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into()),
             Family::V6 => {
                 add_link_settings_ipv6(bridge, host);
+                host.loopback_routes.insert(bridge.to_owned());
                 host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into())
             }
         };

@@ -266,6 +266,11 @@ impl Kernel {
             Op::RemoveTableRoute { place, route } => {
                 absent_is_fine(self.required_place(place)?.route.send_one(&policy::delete_route(route)))
             }
+            Op::SetLoopbackRoute { place, link } => {
+                let place = self.required_place(place)?;
+                let index = place.index(link)?;
+                present_is_fine(place.route.send_one(&policy::set_loopback_route(index)))
+            }
             Op::Rules { place, family, changes } => {
                 nft::apply(&mut self.required_place(place)?.netfilter, *family, changes)
             }

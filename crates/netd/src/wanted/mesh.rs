@@ -136,6 +136,7 @@ pub(super) fn add(mesh: &Mesh<'_>, circumstances: &Circumstances<'_>, wanted: &m
     host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
     if circumstances.has_ipv6 {
         super::add_link_settings_ipv6(MESH_TUNNEL, host);
+        host.loopback_routes.insert(MESH_TUNNEL.into());
         host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
     }
     for (key, value) in [
