@@ -122,7 +122,7 @@ fn own_loopback(node: &Node) -> Result<()> {
         let setting = format!("net.bridge.bridge-nf-call-ip6tables={value}");
         node.inside_ok(&["sysctl", "-q", "-w", &setting])
     };
-    let refused = |error: &anyhow::Error| format!("{error:#}").contains("Connection refused");
+    let refused = |error: &anyhow::Error| format!("{error:#}").contains("exit status: 7");
     filter("1")?;
     wait::until("a refusal", || {
         let outcome = node.curl(url);
