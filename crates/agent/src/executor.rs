@@ -4,10 +4,10 @@ use crate::spec::{TASK_ID_LABEL, TASK_LABEL, container_spec, needs_gateway};
 use crate::step::Started;
 use crate::template::NodeFacts;
 use async_trait::async_trait;
-use ipnet::IpNet;
 use skep_engine::Engine;
 use skep_engine::container::{RemoveOptions, WaitCondition};
 use skep_engine::image::RegistryAuth;
+use skep_engine::network::GATEWAY_NETWORK;
 use skep_model::container::{ContainerInfo, ContainerStatus, HealthStatus, InjectedFile};
 use skep_model::id::{ContainerId, EndpointId, NetworkId, TaskId};
 use skep_model::image::Reference;
@@ -325,7 +325,8 @@ fn is_healthy(info: &ContainerInfo) -> bool {
 }
 
 fn container_status(info: &ContainerInfo) -> TaskContainerStatus {
-    TaskContainerStatus { container_id: info.id.clone(), pid: info.state.pid, exit_code: info.state.exit_code }
+    let ipv6 = info.endpoints.get(GATEWAY_NETWORK).is_some_and(|leg| leg.ipv6_address.is_some());
+    TaskContainerStatus { container_id: info.id.clone(), pid: info.state.pid, ipv6, exit_code: info.state.exit_code }
 }
 
 /// The task's host-mode ports with the numbers that were really bound.
@@ -366,6 +367,7 @@ fn network_info(state: &ClusterNetState, network: &DesiredNetwork) -> Option<Net
             name: network.name.clone(),
             driver: "overlay".into(),
             internal: network.internal,
+            enable_ipv6: network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6()),
             ingress,
             options: [(VXLAN_OPTION.to_owned(), vni.to_string())].into(),
             ipam_driver: "default".into(),
@@ -373,22 +375,22 @@ fn network_info(state: &ClusterNetState, network: &DesiredNetwork) -> Option<Net
             ..NetworkSpec::default()
         },
         vni,
-        balancer: state.load_balancer_addresses.get(&network.id).map(|own| balancer_leg(network, *own)),
+        balancer: balancer_leg(state, network),
         peers: peers(state, network),
         ..NetworkInfo::default()
     })
 }
 
-fn balancer_leg(network: &DesiredNetwork, own: IpNet) -> NetworkContainer {
-    let address = |v4: bool| Some(own).filter(|own| own.addr().is_ipv4() == v4);
-    NetworkContainer {
+fn balancer_leg(state: &ClusterNetState, network: &DesiredNetwork) -> Option<NetworkContainer> {
+    let own = *state.load_balancer_addresses.get(&network.id)?;
+    Some(NetworkContainer {
         name: format!("{}-endpoint", network.name),
         // Nothing else has it: an id of an endpoint is as long and is made of the same digits.
         endpoint_id: EndpointId(format!("{:0<64.64}", hex_text(network.id.as_str()))),
         mac_address: mac_text(mac_of(own.addr())),
-        ipv4: address(true),
-        ipv6: address(false),
-    }
+        ipv4: Some(own),
+        ipv6: state.load_balancer_addresses_ipv6.get(&network.id).copied(),
+    })
 }
 
 fn hex_text(text: &str) -> String {

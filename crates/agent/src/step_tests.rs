@@ -8,7 +8,7 @@ fn status(state: TaskState) -> TaskStatus {
 }
 
 fn container(exit_code: i32) -> TaskContainerStatus {
-    TaskContainerStatus { container_id: "c1".into(), pid: 0, exit_code }
+    TaskContainerStatus { container_id: "c1".into(), pid: 0, ipv6: false, exit_code }
 }
 
 fn situation(status: &TaskStatus, desired: TaskState, outcome: Option<Outcome>) -> Situation<'_> {

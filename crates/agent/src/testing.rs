@@ -96,7 +96,7 @@ impl FakeExecutor {
 }
 
 fn container_status(task: &TaskId, exit_code: i32) -> TaskContainerStatus {
-    TaskContainerStatus { container_id: format!("container-{task}").into(), pid: 0, exit_code }
+    TaskContainerStatus { container_id: format!("container-{task}").into(), pid: 0, ipv6: false, exit_code }
 }
 
 #[async_trait]

@@ -2,6 +2,7 @@
 
 use crate::plan::is_overlay;
 use crate::store::{Holder, Store};
+use ipnet::IpNet;
 use skep_model::id::{NetworkId, NodeId};
 use skep_model::netstate::{
     Backend, ClusterNetState, DesiredIngress, DesiredNetwork, DesiredService, IngressBackend, NetworkKind,
@@ -79,13 +80,18 @@ fn add_files(store: &Store, task: &Task, assignments: &mut Assignments) {
 fn network_state(store: &Store, node: &Node) -> ClusterNetState {
     let networks = networks_of(store, node);
     let port = store.cluster().map_or(0, |cluster| cluster.data_path_port);
-    let addresses = node.attachments.iter().filter(|(id, _)| networks.iter().any(|network| network.id == **id));
+    let own_addresses = |attachments: &BTreeMap<NetworkId, IpNet>| {
+        let known = attachments.iter().filter(|(id, _)| networks.iter().any(|network| network.id == **id));
+        known.map(|(id, net)| (id.clone(), *net)).collect()
+    };
     let services = networks.iter().filter(|network| !network.spec.ingress);
     ClusterNetState {
         generation: 0,
         data_path_address: data_path_address(node),
         remotes: remotes(store, node, &networks),
-        load_balancer_addresses: addresses.map(|(id, net)| (id.clone(), *net)).collect(),
+        load_balancer_addresses: own_addresses(&node.attachments),
+        load_balancer_addresses_ipv6: own_addresses(&node.attachments_ipv6),
+        node_addresses: node_addresses(store, node),
         services: services.flat_map(|network| services_on(store, network)).collect(),
         ingress: ingress(store, node),
         networks: networks.iter().map(|network| desired_network(network, port)).collect(),
@@ -157,25 +163,46 @@ type Addressed<'a> = (&'a Arc<Node>, Vec<IpAddr>);
 /// These nodes' balancers on a network. Costs what they are, not what the network has.
 fn balancers<'a>(store: &'a Store, network: &ClusterNetwork, nodes: &BTreeSet<&NodeId>) -> Vec<Addressed<'a>> {
     let nodes = nodes.iter().filter_map(|id| store.node(id.as_str()));
-    nodes.filter_map(|node| Some((node, vec![node.attachments.get(&network.id)?.addr()]))).collect()
+    nodes.map(|node| (node, balancer_addresses(node, network))).collect()
 }
 
 /// Every node's balancer and every task that has an address on a network.
 fn holders<'a>(store: &'a Store, network: &ClusterNetwork) -> Vec<Addressed<'a>> {
     let used = store.addresses(network.id.as_str()).into_iter().flatten();
-    let holders = used.filter_map(|(address, holder)| match holder {
-        Holder::Node(id) => Some((store.node(id)?, vec![*address])),
-        Holder::Task(id) => {
-            let task = store.task(id).filter(|task| has_legs(task))?;
-            let legs = task.attachments.iter().filter(|leg| leg.network == network.id);
-            let addresses: Vec<IpAddr> = legs.flat_map(|leg| leg.addresses.iter().map(ipnet::IpNet::addr)).collect();
-            // It is listed once for each of its addresses.
-            let node = store.node(task.node_id.as_str())?;
-            (addresses.first() == Some(address)).then_some((node, addresses))
-        }
-        Holder::Service(_) => None,
+    let holders = used.filter_map(|(address, holder)| {
+        let (node, addresses) = match holder {
+            Holder::Node(id) => {
+                let node = store.node(id)?;
+                (node, balancer_addresses(node, network))
+            }
+            Holder::Task(id) => {
+                let task = store.task(id).filter(|task| has_legs(task))?;
+                let legs = task.attachments.iter().filter(|leg| leg.network == network.id);
+                let addresses = legs.flat_map(|leg| leg.addresses.iter().map(IpNet::addr)).collect();
+                (store.node(task.node_id.as_str())?, addresses)
+            }
+            Holder::Service(_) => return None,
+        };
+        // It is listed once for each of its addresses and meant once.
+        (addresses.first() == Some(address)).then_some((node, addresses))
     });
     holders.collect()
+}
+
+fn balancer_addresses(node: &Node, network: &ClusterNetwork) -> Vec<IpAddr> {
+    let held = [&node.attachments, &node.attachments_ipv6];
+    held.iter().filter_map(|held| held.get(&network.id)).map(IpNet::addr).collect()
+}
+
+/// Addresses of the other nodes of the mesh that this one may exchange packets with.
+fn node_addresses(store: &Store, own: &Node) -> BTreeSet<IpAddr> {
+    let serving = serving_nodes(store);
+    let known: Vec<&Arc<Node>> = match serving.contains(&own.id) {
+        true => store.nodes().collect(),
+        false => serving.iter().filter_map(|id| store.node(id.as_str())).collect(),
+    };
+    let others = known.into_iter().filter(|node| node.id != own.id);
+    others.flat_map(|node| node.description.addresses.iter().copied()).collect()
 }
 
 /// Nodes with a task behind a port of the mesh, whether it can serve already or not.
@@ -219,7 +246,11 @@ fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
             continue;
         }
         let backends = backends(store, service, &network.id);
-        let vip = service.endpoint.virtual_ips.iter().find(|vip| vip.network == network.id);
+        let vip = |v4: bool| {
+            let mut vips = service.endpoint.virtual_ips.iter().filter(|vip| vip.network == network.id);
+            let vip = vips.find(|vip| vip.address.addr().is_ipv4() == v4);
+            vip.filter(|_| service.endpoint.spec.mode == EndpointMode::Vip).map(|vip| vip.address.addr())
+        };
         // One being removed, or moved off the network, keeps its name while tasks run there.
         if backends.is_empty() && (service.pending_delete || config.is_none()) {
             continue;
@@ -229,7 +260,8 @@ fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
             name: service.spec.name.clone(),
             aliases: config.map(|config| config.aliases.clone()).unwrap_or_default(),
             network: network.id.clone(),
-            vip: vip.filter(|_| service.endpoint.spec.mode == EndpointMode::Vip).map(|vip| vip.address.addr()),
+            vip: vip(true),
+            vip_ipv6: vip(false),
             backends,
         });
     }
@@ -250,7 +282,7 @@ fn backends(store: &Store, service: &Service, network: &NetworkId) -> Vec<Backen
     let mut backends = Vec::new();
     for task in store.tasks_of_service(service.id.as_str()).filter(|task| is_serving(store, task)) {
         let legs = task.attachments.iter().filter(|leg| leg.network == *network);
-        let addresses = legs.flat_map(|leg| leg.addresses.iter().map(ipnet::IpNet::addr));
+        let addresses = legs.flat_map(|leg| leg.addresses.iter().map(IpNet::addr));
         backends.extend(addresses.map(|address| Backend {
             task: task.id.clone(),
             address,
@@ -306,12 +338,13 @@ fn ingress_backend(store: &Store, task: &Task, node: &Node) -> Option<IngressBac
         return None;
     }
     let node_address = mesh_address(store, store.node(task.node_id.as_str())?)?;
-    Some(IngressBackend::Remote { task: task.id.clone(), node_address })
+    let ipv6 = task.status.container.as_ref().is_some_and(|container| container.ipv6);
+    Some(IngressBackend::Remote { task: task.id.clone(), node_address, ipv6 })
 }
 
 fn mesh_address(store: &Store, node: &Node) -> Option<IpAddr> {
     let mesh = store.ingress_network()?;
-    node.attachments.get(&mesh.id).map(ipnet::IpNet::addr)
+    node.attachments.get(&mesh.id).map(IpNet::addr)
 }
 
 #[cfg(test)]
@@ -396,6 +429,40 @@ mod tests {
         assert!(knows(&world), "a status never goes back");
         world.report(&gone, TaskState::Failed);
         assert!(!knows(&world), "an ended task's address is no longer there");
+    }
+
+    #[test]
+    fn on_a_network_with_ipv6_everybody_has_an_address_of_each_family() {
+        let mut world = World::with_nodes(2);
+        let net = NetworkSpec { name: "net".into(), enable_ipv6: true, ..NetworkSpec::default() };
+        let (id, writes) = crate::edit::create_network(&world.store, net, world.now, &mut world.ids).unwrap();
+        world.apply(writes).unwrap();
+        let mut web = spec("web", 2);
+        web.task.networks.push(NetworkAttachmentConfig { target: "net".into(), ..Default::default() });
+        let service = world.create(web);
+        world.work();
+        let (tasks, network) = (world.running(&service), world.store.network(id.as_str()).unwrap().clone());
+        let subnets: Vec<IpNet> = network.spec.ipam.iter().filter_map(|config| config.subnet).collect();
+        assert!(matches!(subnets[..], [IpNet::V4(_), IpNet::V6(v6)] if v6.addr().octets()[0] == 0xfd));
+        let is_dual = |list: &[IpAddr]| list.len() == 2 && subnets.iter().zip(list).all(|(net, ip)| net.contains(ip));
+        for task in &tasks {
+            let own: Vec<IpAddr> = task.attachments[0].addresses.iter().map(IpNet::addr).collect();
+            assert!(is_dual(&own), "{own:?}");
+            let state = assignments(&world.store, &task.node_id).network;
+            let service = &state.services[0];
+            assert!(is_dual(&service.vips().collect::<Vec<_>>()));
+            assert_eq!(service.backends.len(), 4, "two tasks, two addresses each");
+            let balancer = [&state.load_balancer_addresses, &state.load_balancer_addresses_ipv6];
+            assert!(is_dual(&balancer.map(|addresses| addresses[&id].addr())));
+            let remotes = &state.remotes[&id];
+            assert!(remotes.len() == 2 && remotes.iter().all(|remote| is_dual(&remote.addresses)), "{remotes:?}");
+            assert!(remotes.iter().all(|remote| remote.mac == mac_of(remote.addresses[0])));
+        }
+        // Two tasks, two balancers and the service, two addresses each, none of them twice.
+        assert_eq!(world.store.addresses(id.as_str()).map(BTreeMap::len), Some(10));
+        world.remove(&service);
+        world.work();
+        assert_eq!(world.store.addresses(id.as_str()), None);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Audience {
             return;
         }
         for node in old.into_iter().chain(new) {
-            self.networks.extend(node.attachments.keys().cloned());
+            self.networks.extend(node.attachments.keys().chain(node.attachments_ipv6.keys()).cloned());
         }
         for task in after.tasks_of_node(id).filter(|task| has_legs(task)) {
             self.add_face(after, task);
@@ -141,7 +141,7 @@ impl Audience {
     fn add_network(&mut self, old: Option<&ClusterNetwork>, new: Option<&ClusterNetwork>) {
         let face = |network: Option<&ClusterNetwork>| {
             // The last address given out is the managers' own affair.
-            network.map(|n| ClusterNetwork { meta: Default::default(), last_address: None, ..n.clone() })
+            network.map(|n| ClusterNetwork { meta: Default::default(), last_address: None, last_address_ipv6: None, ..n.clone() })
         };
         if face(old) == face(new) {
             return;
@@ -161,12 +161,15 @@ fn manager_face(node: &Node) -> Option<impl PartialEq + use<'_>> {
 
 /// What other nodes are told of a node.
 fn node_face(node: &Node) -> impl PartialEq + use<'_> {
-    (&node.data_path_address, &node.attachments, node.status.state == NodeState::Down)
+    let addresses = &node.description.addresses;
+    let attachments = (&node.attachments, &node.attachments_ipv6);
+    (&node.data_path_address, addresses, attachments, node.status.state == NodeState::Down)
 }
 
 /// What other nodes are told of a task.
 fn task_face(task: &Task) -> impl PartialEq + use<'_> {
-    (has_legs(task), task.status.state == TaskState::Running, takes_new_connections(task), &task.attachments)
+    let ipv6 = task.status.container.as_ref().is_some_and(|container| container.ipv6);
+    (ipv6, has_legs(task), task.status.state == TaskState::Running, takes_new_connections(task), &task.attachments)
 }
 
 #[cfg(test)]

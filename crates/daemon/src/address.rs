@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 use skep_model::{Error, Result};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// The swarm's port.
@@ -60,6 +61,23 @@ pub(crate) fn interfaces() -> Vec<Interface> {
         found[position].addresses.extend(v4.or(v6));
     }
     found
+}
+
+/// Links of containers' networks, which no other node reaches.
+const OWN_LINKS: [&str; 5] = ["docker0", "docker_gwbridge", "br-", "veth", "skep-"];
+/// More than a machine is known by.
+const ADDRESSES_MAX: usize = 32;
+
+/// The addresses that other nodes may know this one by.
+pub(crate) fn of_this_node() -> BTreeSet<IpAddr> {
+    outer(&interfaces())
+}
+
+fn outer(interfaces: &[Interface]) -> BTreeSet<IpAddr> {
+    let is_own = |interface: &&Interface| OWN_LINKS.iter().any(|own| interface.name.starts_with(own));
+    let outer = interfaces.iter().filter(|interface| interface.up && !interface.loopback && !is_own(interface));
+    let addresses = outer.flat_map(|interface| &interface.addresses).filter(|ip| !is_link_local(ip));
+    addresses.copied().take(ADDRESSES_MAX).collect()
 }
 
 /// `host[:port]` to listen at; the host an address or an interface.

@@ -41,6 +41,7 @@ pub(crate) fn node_description(system: &SystemInfo) -> NodeDescription {
         nano_cpus: i64::try_from(cpus).unwrap_or(1).saturating_mul(1_000_000_000),
         memory_bytes: memory_bytes(),
         engine_version: skep_api::SERVER_VERSION.to_owned(),
+        addresses: crate::address::of_this_node(),
         engine_labels: system.labels.clone(),
         generic_resources: system.counted_resources.clone(),
         named_resources: system.named_resources.clone(),

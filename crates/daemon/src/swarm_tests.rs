@@ -46,7 +46,7 @@ impl Machine {
 }
 
 fn status(task: &TaskId, exit_code: i32) -> TaskContainerStatus {
-    TaskContainerStatus { container_id: format!("container-{task}").into(), pid: 1, exit_code }
+    TaskContainerStatus { container_id: format!("container-{task}").into(), pid: 1, ipv6: false, exit_code }
 }
 
 #[async_trait]

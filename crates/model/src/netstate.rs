@@ -12,7 +12,7 @@ use crate::id::{ContainerId, EndpointId, NetworkId, ServiceId, TaskId};
 use crate::network::Protocol;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -125,7 +125,17 @@ pub struct DesiredService {
     pub network: NetworkId,
     /// `None` in `dnsrr` mode: the name resolves to the backends themselves.
     pub vip: Option<IpAddr>,
+    /// Beside `vip`, on networks with IPv6.
+    #[serde(default)]
+    pub vip_ipv6: Option<IpAddr>,
     pub backends: Vec<Backend>,
+}
+
+impl DesiredService {
+    /// Its virtual addresses, at most one of each family.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.vip.into_iter().chain(self.vip_ipv6)
+    }
 }
 
 /// Where a published port's connections may go.
@@ -143,7 +153,13 @@ pub enum IngressBackend {
         draining: bool,
     },
     /// A task elsewhere, reached through that node's ingress address.
-    Remote { task: TaskId, node_address: IpAddr },
+    Remote {
+        task: TaskId,
+        node_address: IpAddr,
+        /// It also takes connections over IPv6.
+        #[serde(default)]
+        ipv6: bool,
+    },
 }
 
 /// A port published through the routing mesh.
@@ -179,6 +195,10 @@ pub struct ClusterNetState {
     pub remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>>,
     /// This node's own address on each overlay, where its balancer answers.
     pub load_balancer_addresses: BTreeMap<NetworkId, IpNet>,
+    /// The same of networks with IPv6.
+    pub load_balancer_addresses_ipv6: BTreeMap<NetworkId, IpNet>,
+    /// Of the other nodes of the mesh, whose own connections may be led back to them.
+    pub node_addresses: BTreeSet<IpAddr>,
     pub services: Vec<DesiredService>,
     pub ingress: Vec<DesiredIngress>,
 }

@@ -6,6 +6,7 @@ use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -85,6 +86,8 @@ pub struct NodeDescription {
     /// either counted or named.
     pub named_resources: BTreeMap<String, BTreeSet<String>>,
     pub engine_version: String,
+    /// Those of its links that others may know it by, of both families.
+    pub addresses: BTreeSet<IpAddr>,
     pub engine_labels: BTreeMap<String, String>,
     /// (type, name), e.g. `("Volume", "local")`.
     pub plugins: Vec<(String, String)>,
@@ -141,6 +144,8 @@ pub struct Node {
     pub role: Role,
     /// This node's own balancer address on each overlay it runs tasks on.
     pub attachments: BTreeMap<NetworkId, IpNet>,
+    /// The same of those with IPv6, beside the IPv4 address.
+    pub attachments_ipv6: BTreeMap<NetworkId, IpNet>,
     /// `host` part of the address peers reach its data path at.
     pub data_path_address: String,
     pub certificate: NodeCertificate,

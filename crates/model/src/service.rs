@@ -387,4 +387,6 @@ pub struct ClusterNetwork {
     pub pending_delete: bool,
     /// Serial allocation: the last address handed out, so that one just freed is not reused at once.
     pub last_address: Option<std::net::IpAddr>,
+    /// The same for IPv6.
+    pub last_address_ipv6: Option<std::net::IpAddr>,
 }

@@ -90,6 +90,8 @@ pub struct TaskStatus {
 pub struct TaskContainerStatus {
     pub container_id: ContainerId,
     pub pid: u32,
+    /// Published ports may lead to it over IPv6.
+    pub ipv6: bool,
     pub exit_code: i32,
 }
 

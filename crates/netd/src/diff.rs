@@ -31,6 +31,8 @@ pub enum Op {
     RemovePolicyRule { place: PlaceId, rule: PolicyRule },
     SetTableRoute { place: PlaceId, route: TableRoute },
     RemoveTableRoute { place: PlaceId, route: TableRoute },
+    /// It goes with its link.
+    SetLoopbackRoute { place: PlaceId, link: String },
     Rules { place: PlaceId, family: TableFamily, changes: Vec<Change> },
     Balance { place: PlaceId, changes: Vec<ipvs::Change> },
 }
@@ -53,6 +55,7 @@ impl Op {
             | Self::RemovePolicyRule { place, .. }
             | Self::SetTableRoute { place, .. }
             | Self::RemoveTableRoute { place, .. }
+            | Self::SetLoopbackRoute { place, .. }
             | Self::Rules { place, .. }
             | Self::Balance { place, .. } => Some(place),
         }
@@ -85,6 +88,7 @@ impl fmt::Display for Op {
             Self::RemoveTableRoute { place, route } => {
                 write!(f, "{place}: route by {} of table {} is not wanted", route.gateway, route.table)
             }
+            Self::SetLoopbackRoute { place, link } => write!(f, "{place}: route to ::1 of {link} is missing"),
             Self::Rules { place, family, changes } => {
                 let what = if *family == TableFamily::Inet { "packet rules" } else { "rules for frames" };
                 write!(f, "{place}: {what} differ in {} points", changes.len())
@@ -238,6 +242,9 @@ fn place_difference(place: &PlaceId, want: &WantedPlace, have: &SeenPlace, seen:
     for route in want.table_routes.iter().filter(|route| is_new(&route.interface) || !have.table_routes.contains(route))
     {
         ops.push(Op::SetTableRoute { place: place.clone(), route: route.clone() });
+    }
+    for link in want.loopback_routes.iter().filter(|link| is_new(link) || !have.loopback_routes.contains(*link)) {
+        ops.push(Op::SetLoopbackRoute { place: place.clone(), link: link.clone() });
     }
     for rule in want.policy_rules.difference(&have.policy_rules) {
         ops.push(Op::AddPolicyRule { place: place.clone(), rule: rule.clone() });

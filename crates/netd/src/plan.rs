@@ -187,6 +187,9 @@ pub struct WantedPlace {
     pub forwarding: BTreeSet<Forwarding>,
     pub policy_rules: BTreeSet<PolicyRule>,
     pub table_routes: BTreeSet<TableRoute>,
+    /// Links by which answers come to what this host asked from `::1`. IPv6 has no
+    /// `route_localnet`: that takes a route of each link.
+    pub loopback_routes: BTreeSet<String>,
     pub sysctls: BTreeMap<String, String>,
     /// Only set where the kernel has them.
     pub optional_sysctls: BTreeMap<String, String>,
@@ -239,6 +242,8 @@ pub struct SeenPlace {
     pub policy_rules: BTreeSet<PolicyRule>,
     /// Only those that netd made.
     pub table_routes: BTreeSet<TableRoute>,
+    /// Only those that netd made.
+    pub loopback_routes: BTreeSet<String>,
     /// Only the keys that were asked for.
     pub sysctls: BTreeMap<String, String>,
     pub table: Option<Table>,

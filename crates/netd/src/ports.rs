@@ -132,10 +132,13 @@ pub fn of_endpoint(endpoint: &DesiredEndpoint) -> Vec<(HostPort, Holder)> {
 }
 
 /// All host ports of the desired state.
-pub fn wanted(desired: &Desired) -> Vec<(HostPort, Holder)> {
-    let ingress = desired.cluster.ingress.iter().map(|port| {
-        let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port.published_port);
-        (HostPort { protocol: port.protocol, address }, Holder::Ingress(port.service.clone()))
+pub fn wanted(desired: &Desired, has_ipv6: bool) -> Vec<(HostPort, Holder)> {
+    let any = [Some(Ipv4Addr::UNSPECIFIED.into()), has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into())];
+    let ingress = desired.cluster.ingress.iter().flat_map(|port| {
+        any.into_iter().flatten().map(|any: IpAddr| {
+            let address = SocketAddr::new(any, port.published_port);
+            (HostPort { protocol: port.protocol, address }, Holder::Ingress(port.service.clone()))
+        })
     });
     desired.local.endpoints.iter().flat_map(of_endpoint).chain(ingress).collect()
 }

@@ -70,7 +70,7 @@ fn network(facts: &Facts<'_>, service: &DesiredService) -> NetworkTrace {
 
 fn task(facts: &Facts<'_>, place: &PlaceId, service: &DesiredService, backend: &Backend) -> BackendTrace {
     let is_meant = |asked: SocketAddr, answers: SocketAddr| {
-        answers.ip() == backend.address && service.vip.is_some_and(|vip| vip == asked.ip())
+        answers.ip() == backend.address && service.vips().any(|vip| vip == asked.ip())
     };
     BackendTrace {
         task: backend.task.clone(),
@@ -147,10 +147,10 @@ fn behind_port(facts: &Facts<'_>, port: &DesiredIngress, backend: &IngressBacken
             });
             (task, *draining, found)
         }
-        IngressBackend::Remote { task, node_address } => {
+        IngressBackend::Remote { task, node_address, .. } => {
             let hop = Mesh::of(facts.desired).and_then(|mesh| {
                 let node = mesh.node_of(*node_address)?;
-                Some((SocketAddr::new(mesh.hop_of(*node_address)?, port.published_port), Way::Tunnel { node }))
+                Some((SocketAddr::new(mesh.hop_of(*node_address, Family::V4)?, port.published_port), Way::Tunnel { node }))
             });
             (task, false, hop)
         }

@@ -34,6 +34,8 @@ pub struct Circumstances<'a> {
     /// Where this host's end of the tunnels is; `None` when none of its links has the
     /// address that it is said to have.
     pub underlay: Option<Underlay>,
+    /// The host's new links have IPv6.
+    pub has_ipv6: bool,
 }
 
 /// The link that carries tunnels.
@@ -81,7 +83,7 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
     wanted.backends.extend(targets.map(|target| (PlaceId::Host, target.address, Some(target.port))));
     let published = published(desired).flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr));
     wanted.backends.extend(published.map(|address| (PlaceId::Host, address, None)));
-    let (table, balanced) = host_table(desired, mesh.as_ref(), &ingress, circumstances.balancer);
+    let (table, balanced) = host_table(desired, mesh.as_ref(), &ingress, circumstances);
     if let Some(table) = table {
         let host = wanted.places.entry(PlaceId::Host).or_default();
         host.table = Some(table);
@@ -96,23 +98,28 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
 
 /// The host's rules and what IPVS balances there alone, which is all that published
 /// ports need.
-pub fn host_rules(desired: &Desired, balancer: &dyn Balancer) -> (Option<Table>, Option<Services>) {
+pub fn host_rules(desired: &Desired, circumstances: &Circumstances<'_>) -> (Option<Table>, Option<Services>) {
     let mesh = Mesh::of(desired);
     let ingress = ingress::ports(desired, mesh.as_ref(), &mut Vec::new());
-    host_table(desired, mesh.as_ref(), &ingress, balancer)
+    host_table(desired, mesh.as_ref(), &ingress, circumstances)
 }
 
 fn host_table(
     desired: &Desired,
     mesh: Option<&Mesh<'_>>,
     ingress: &[IngressPort],
-    balancer: &dyn Balancer,
+    circumstances: &Circumstances<'_>,
 ) -> (Option<Table>, Option<Services>) {
-    let peers = mesh.map(|mesh| &mesh.peers);
     let hops = mesh.map(Mesh::hops).unwrap_or_default();
     // Without a published port the host's IPVS is left to others.
-    let balanced = if ingress.is_empty() { None } else { balancer.mesh(ingress, &hops) };
-    let table = rules::host::table(desired.networks(), published(desired), ingress, peers, balanced.is_some());
+    let balanced = if ingress.is_empty() { None } else { circumstances.balancer.mesh(ingress, &hops) };
+    let facts = rules::host::Facts {
+        ingress,
+        mesh,
+        marked: balanced.is_some(),
+        refuses_loopback_ipv6: circumstances.bridges_are_filtered,
+    };
+    let table = rules::host::table(desired.networks(), published(desired), &facts);
     (table, balanced)
 }
 
@@ -140,16 +147,22 @@ fn add_bridge(network: &DesiredNetwork, bridge: &str, circumstances: &Circumstan
         match Family::of(address.addr()) {
             Family::V4 => host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into()),
             Family::V6 => {
-                // Until the kernel has checked its link-local address for duplicates, a
-                // second or two, it could not ask for containers' addresses.
-                for key in ["accept_dad", "dad_transmits"] {
-                    host.optional_sysctls.insert(format!("net/ipv6/conf/{bridge}/{key}"), "0".into());
-                }
+                add_link_settings_ipv6(bridge, host);
+                host.loopback_routes.insert(bridge.to_owned());
                 host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into())
             }
         };
     }
     host.sysctls.insert(format!("net/ipv4/conf/{bridge}/route_localnet"), "1".into());
+}
+
+/// How a link of ours has to behave: nobody there is a router that we do not know.
+fn add_link_settings_ipv6(link: &str, place: &mut WantedPlace) {
+    // Until the kernel has checked its link-local address for duplicates, a second or two, it
+    // could not ask for others' addresses.
+    for key in ["accept_dad", "dad_transmits", "accept_ra", "accept_redirects"] {
+        place.optional_sysctls.insert(format!("net/ipv6/conf/{link}/{key}"), "0".into());
+    }
 }
 
 fn bridge_link(network: &DesiredNetwork, circumstances: &Circumstances<'_>) -> Link {
@@ -236,6 +249,9 @@ fn add_leg(
     };
     container.links.insert(endpoint.interface.clone(), leg);
     container.addresses.extend(endpoint.addresses.iter().map(|address| (endpoint.interface.clone(), *address)));
+    if address_of(&endpoint.addresses, Family::V6).is_some() {
+        add_link_settings_ipv6(&endpoint.interface, container);
+    }
     container.sysctls.extend(endpoint.sysctls.clone());
     if endpoint.default_route && !network.internal {
         for gateway in network.subnets.iter().filter_map(|subnet| subnet.gateway) {

@@ -263,7 +263,7 @@ impl Worker {
         let started = Instant::now();
         self.converge_resolvers();
         self.look_for_underlay();
-        let wanted_ports = self.read(ports::wanted);
+        let wanted_ports = self.read(|desired| ports::wanted(desired, has_ipv6()));
         self.failing.ports = self.ports.converge(&wanted_ports);
         let mut wanted = self.read(|desired| wanted(desired, &self.circumstances()));
         self.failing.impossible = std::mem::take(&mut wanted.impossible);
@@ -402,6 +402,7 @@ impl Worker {
             balancer: self.balancer.as_ref(),
             bridges_are_filtered: keys.into_iter().all(is_on),
             underlay: self.underlay,
+            has_ipv6: has_ipv6(),
         }
     }
 
@@ -421,4 +422,10 @@ impl Worker {
     fn edit<T>(&self, change: impl FnOnce(&mut Desired) -> Result<T>) -> Result<T> {
         self.write(change)
     }
+}
+
+/// Whether the host's new links have IPv6.
+fn has_ipv6() -> bool {
+    let is_off = |which| sysctl::read(&format!("net/ipv6/conf/{which}/disable_ipv6")).as_deref() == Some("0");
+    ["all", "default"].into_iter().all(is_off)
 }

@@ -96,6 +96,7 @@ fn state(generation: u64, own: u8, hosts: u8, tasks: &[Task]) -> ClusterNetState
             aliases: Vec::new(),
             network: overlay_id(),
             vip: Some(VIP.parse().unwrap()),
+            vip_ipv6: None,
             backends: tasks
                 .iter()
                 .map(|task| Backend {
@@ -111,6 +112,7 @@ fn state(generation: u64, own: u8, hosts: u8, tasks: &[Task]) -> ClusterNetState
             ingress(9090, 90, Protocol::Tcp),
             ingress(5353, 53, Protocol::Udp),
         ],
+        ..ClusterNetState::default()
     }
 }
 
@@ -123,7 +125,7 @@ fn ingress_backend(task: &Task, own: u8) -> Option<IngressBackend> {
     if task.host == own {
         return Some(IngressBackend::Local { task: id, container: container(task.last), draining: task.draining });
     }
-    (!task.draining).then(|| IngressBackend::Remote { task: id, node_address: mesh_address(task.host) })
+    (!task.draining).then(|| IngressBackend::Remote { task: id, node_address: mesh_address(task.host), ipv6: true })
 }
 
 /// Hosts with tasks that answer with their number by TCP 80 and 90, and by UDP 53.

@@ -25,5 +25,5 @@ pub use cli::Cli;
 pub use client::Client;
 pub use disk::Disk;
 pub use lab::{Lab, Options};
-pub use network::{OUTSIDE_ADDRESS, SWITCH_SUFFIX, address};
+pub use network::{OUTSIDE_ADDRESS, OUTSIDE_ADDRESS_IPV6, SWITCH_SUFFIX, address, address_ipv6};
 pub use node::Node;

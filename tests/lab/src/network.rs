@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 
 /// Address of the outside machine, which is everybody's gateway too.
 pub const OUTSIDE_ADDRESS: &str = "10.99.0.254";
+/// The same of IPv6.
+pub const OUTSIDE_ADDRESS_IPV6: &str = "fd99::254";
 /// Ending of the name of the switch's network namespace.
 pub const SWITCH_SUFFIX: &str = "sw";
 
@@ -18,6 +20,12 @@ pub const SWITCH_SUFFIX: &str = "sw";
 #[must_use]
 pub fn address(number: usize) -> String {
     format!("10.99.0.{number}")
+}
+
+/// The same of IPv6.
+#[must_use]
+pub fn address_ipv6(number: usize) -> String {
+    format!("fd99::{number}")
 }
 
 /// Names the network objects of one lab.
@@ -40,6 +48,7 @@ impl Switch {
             format!("-n {name} link add br0 type bridge stp_state 0 forward_delay 0"),
             format!("-n {name} link set br0 up"),
             format!("-n {name} addr add {OUTSIDE_ADDRESS}/24 dev br0"),
+            format!("-n {name} addr add {OUTSIDE_ADDRESS_IPV6}/64 dev br0 nodad"),
         ])?;
         self.nft(
             "table bridge lab {\n set cut { type ifname . ifname; }\n chain forward {\n \
@@ -49,15 +58,17 @@ impl Switch {
 
     /// Gives machine `number` a network namespace with a cable to the switch.
     pub(crate) fn plug_in(&self, number: usize, namespace: &str) -> Result<()> {
-        let (switch, address) = (&self.namespace, address(number));
+        let (switch, address, address_ipv6) = (&self.namespace, address(number), address_ipv6(number));
         ip(&[
             format!("netns add {namespace}"),
             format!("-n {switch} link add p{number} type veth peer name eth0 netns {namespace}"),
             format!("-n {switch} link set p{number} master br0 up"),
             format!("-n {namespace} link set lo up"),
             format!("-n {namespace} addr add {address}/24 dev eth0"),
+            format!("-n {namespace} addr add {address_ipv6}/64 dev eth0 nodad"),
             format!("-n {namespace} link set eth0 up"),
             format!("-n {namespace} route add default via {OUTSIDE_ADDRESS}"),
+            format!("-n {namespace} -6 route add default via {OUTSIDE_ADDRESS_IPV6}"),
         ])
     }
 

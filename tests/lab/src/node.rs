@@ -5,7 +5,7 @@ use crate::cli::Cli;
 use crate::client::success;
 use crate::disk::MachineDisk;
 use crate::inside;
-use crate::network::{OUTSIDE_ADDRESS, Switch, address};
+use crate::network::{OUTSIDE_ADDRESS, Switch, address, address_ipv6};
 use crate::wait;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -98,6 +98,12 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> String {
         address(self.number)
+    }
+
+    /// Its IPv6 address on the switch.
+    #[must_use]
+    pub fn address_ipv6(&self) -> String {
+        address_ipv6(self.number)
     }
 
     /// A folder of its own that outlives power cuts and goes with the lab.

@@ -70,7 +70,8 @@ impl Kernel {
 
 fn objects(state: &ClusterNetState) -> Objects {
     let networks = state.networks.iter().map(|network| (format!("network {}", network.id), format!("{network:?}")));
-    let addresses = state.load_balancer_addresses.iter().map(|(id, net)| (format!("balancer {id}"), net.to_string()));
+    let addresses = state.load_balancer_addresses.iter().chain(&state.load_balancer_addresses_ipv6);
+    let addresses = addresses.map(|(id, net)| (format!("balancer {id} {}", net.addr().is_ipv6()), net.to_string()));
     let services = state
         .services
         .iter()

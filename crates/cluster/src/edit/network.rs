@@ -4,9 +4,9 @@ use super::{not_found, precondition};
 use crate::assign::MTU_OPTION;
 use crate::command::{Key, Kind, Object, Write};
 use crate::ids::IdSource;
-use crate::plan::{VNI_OPTION, free_subnet, overlaps, wanted_vni};
+use crate::plan::{VNI_OPTION, free_subnet, free_subnet_ipv6, overlapping, wanted_vni};
 use crate::store::Store;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use skep_model::cluster::Meta;
 use skep_model::id::NetworkId;
 use skep_model::network::{IpamConfig, NetworkSpec};
@@ -15,9 +15,11 @@ use skep_model::task::TaskState;
 use skep_model::{Error, Result, Timestamp, validate};
 
 /// A subnet with fewer addresses has no room for a gateway and a task.
-const SUBNET_PREFIX_MAX: u8 = 29;
+const SUBNET_BITS_MIN: u8 = 3;
 /// The smallest packet that every IPv4 host takes.
 const MTU_MIN: u32 = 68;
+/// The same of IPv6; on a link that takes less the kernel has none.
+const MTU_MIN_IPV6: u32 = 1280;
 /// The largest IP packet without what the tunnel puts around it.
 const MTU_MAX: u32 = 65_535 - 50;
 
@@ -60,9 +62,6 @@ pub fn create_network(
 }
 
 fn check_options(store: &Store, spec: &NetworkSpec) -> Result<()> {
-    if spec.enable_ipv6 {
-        return Err(Error::not_implemented("IPv6 on overlay networks is not supported yet"));
-    }
     if spec.options.contains_key("encrypted") {
         return Err(Error::not_implemented("encrypted overlay networks are not supported yet"));
     }
@@ -77,14 +76,21 @@ fn check_options(store: &Store, spec: &NetworkSpec) -> Result<()> {
         check_subnet(store, spec, config, &spec.ipam[..at])?;
     }
     let overlay = matches!(spec.driver.as_str(), "" | "overlay");
-    if overlay && (spec.ipam.is_empty() || spec.ipam.iter().any(|config| config.subnet.is_none())) {
-        // Before there is a cluster object there are no networks that could have taken it all.
-        let full = store.cluster().is_some() && free_subnet(store).is_err();
-        if full {
-            let text = "could not find an available, non-overlapping IPv4 address pool among the defaults to assign \
-                        to the network";
-            return Err(Error::forbidden(text));
-        }
+    // Before there is a cluster object there are no networks that could have taken it all.
+    if overlay && store.cluster().is_some() { check_room(store, spec) } else { Ok(()) }
+}
+
+/// Families without a subnet need one in the pools.
+fn check_room(store: &Store, spec: &NetworkSpec) -> Result<()> {
+    let subnets = || spec.ipam.iter().map(|config| config.subnet);
+    let any_open = subnets().any(|subnet| subnet.is_none());
+    if (any_open || !subnets().flatten().any(|subnet| subnet.addr().is_ipv4())) && free_subnet(store).is_err() {
+        let text = "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to \
+                    the network";
+        return Err(Error::forbidden(text));
+    }
+    if spec.enable_ipv6 && !subnets().flatten().any(|subnet| subnet.addr().is_ipv6()) {
+        free_subnet_ipv6(store).map_err(Error::forbidden)?;
     }
     Ok(())
 }
@@ -93,11 +99,12 @@ fn check_options(store: &Store, spec: &NetworkSpec) -> Result<()> {
 fn check_mtu(spec: &NetworkSpec) -> Result<()> {
     let Some(text) = spec.options.get(MTU_OPTION) else { return Ok(()) };
     // 0 is the default.
-    let is_fine = |mtu: &u32| *mtu == 0 || (MTU_MIN..=MTU_MAX).contains(mtu);
+    let least = if spec.enable_ipv6 { MTU_MIN_IPV6 } else { MTU_MIN };
+    let is_fine = |mtu: &u32| *mtu == 0 || (least..=MTU_MAX).contains(mtu);
     match text.parse().ok().filter(is_fine) {
         Some(_) => Ok(()),
         None => Err(Error::invalid(format!(
-            "invalid network config: MTU \"{text}\" is not a number between {MTU_MIN} and {MTU_MAX}"
+            "invalid network config: MTU \"{text}\" is not a number between {least} and {MTU_MAX}"
         ))),
     }
 }
@@ -108,14 +115,14 @@ fn check_subnet(store: &Store, spec: &NetworkSpec, config: &IpamConfig, before: 
         let text = "invalid network config: a gateway, range or auxiliary address needs a subnet";
         return if stray { Err(Error::invalid(text)) } else { Ok(()) };
     };
-    let IpNet::V4(net) = subnet else {
-        return Err(Error::not_implemented("IPv6 subnets on overlay networks are not supported yet"));
-    };
-    if net.addr() != net.network() {
-        return Err(Error::invalid(format!("invalid network config: subnet {net} has host bits set")));
+    if subnet.addr() != subnet.network() {
+        return Err(Error::invalid(format!("invalid network config: subnet {subnet} has host bits set")));
     }
-    if net.prefix_len() > SUBNET_PREFIX_MAX {
-        return Err(Error::invalid(format!("invalid network config: subnet {net} is too small")));
+    if subnet.max_prefix_len() - subnet.prefix_len() < SUBNET_BITS_MIN {
+        return Err(Error::invalid(format!("invalid network config: subnet {subnet} is too small")));
+    }
+    if let IpNet::V6(subnet) = subnet {
+        check_subnet_ipv6(spec, subnet, before)?;
     }
     let addresses = config.gateway.iter().chain(config.aux_addresses.values());
     if let Some(outside) = addresses.into_iter().find(|address| !subnet.contains(*address)) {
@@ -125,8 +132,29 @@ fn check_subnet(store: &Store, spec: &NetworkSpec, config: &IpamConfig, before: 
         return Err(Error::invalid("invalid network config: the IP range is not within the subnet"));
     }
     let own = NetworkSpec { ipam: before.to_vec(), ..spec.clone() };
-    if overlaps(&own, &subnet) || store.networks().any(|network| overlaps(&network.spec, &subnet)) {
-        return Err(Error::forbidden("invalid pool request: Pool overlaps with other one on this address space"));
+    let others = store.networks().map(|network| &network.spec);
+    let mut specs = std::iter::once(&own).chain(others);
+    let other = specs.find_map(|other| Some((overlapping(other, &subnet)?, &other.name)));
+    match other {
+        Some((net, name)) => Err(Error::forbidden(format!(
+            "invalid pool request: Pool overlaps with other one on this address space: {subnet} with {net} of \
+             network {name}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_subnet_ipv6(spec: &NetworkSpec, subnet: Ipv6Net, before: &[IpamConfig]) -> Result<()> {
+    if !spec.enable_ipv6 {
+        return Err(Error::invalid(format!("invalid network config: subnet {subnet} needs IPv6 to be enabled")));
+    }
+    let first = subnet.addr();
+    let is_special = first.is_multicast() || first.is_unicast_link_local() || first.is_unspecified();
+    if is_special || first.to_ipv4_mapped().is_some() {
+        return Err(Error::invalid(format!("invalid network config: subnet {subnet} is no range for hosts")));
+    }
+    if before.iter().any(|other| other.subnet.is_some_and(|other| other.addr().is_ipv6())) {
+        return Err(Error::not_implemented("more than one IPv6 subnet on an overlay network is not supported"));
     }
     Ok(())
 }
@@ -206,6 +234,47 @@ mod tests {
             check(&mut world, option(VNI_OPTION, vni), Err(&text(vni)));
         }
         check(&mut world, option(VNI_OPTION, "5000"), Ok(()));
+    }
+
+    fn subnets(texts: &[&str]) -> Vec<IpamConfig> {
+        let config = |text: &&str| IpamConfig {
+            subnet: Some(text.parse().unwrap()),
+            ip_range: None,
+            gateway: None,
+            aux_addresses: Default::default(),
+        };
+        texts.iter().map(config).collect()
+    }
+
+    #[test]
+    fn subnets_of_both_families_are_checked_and_named() {
+        let mut world = World::with_nodes(1);
+        world.work();
+        let with = |ipv6, texts: &[&str]| {
+            let ipam = subnets(texts);
+            move |spec: &mut NetworkSpec| (spec.enable_ipv6, spec.ipam) = (ipv6, ipam)
+        };
+        let invalid = |text: &str| format!("invalid network config: subnet {text}");
+        for (text, wrong) in [
+            ("fd00::/126", "is too small"),
+            ("fd00::1/64", "has host bits set"),
+            ("fe80::/64", "is no range for hosts"),
+            ("ff05::/64", "is no range for hosts"),
+            ("::ffff:0.0.0.0/96", "is no range for hosts"),
+        ] {
+            check(&mut world, with(true, &[text]), Err(&invalid(&format!("{text} {wrong}"))));
+        }
+        check(&mut world, with(false, &["fd00::/64"]), Err(&invalid("fd00::/64 needs IPv6 to be enabled")));
+        let text = "more than one IPv6 subnet on an overlay network is not supported";
+        check(&mut world, with(true, &["fd00::/64", "fd01::/64"]), Err(text));
+        check(&mut world, with(true, &["10.9.0.0/24", "fd00::/64"]), Ok(()));
+        let mut spec = NetworkSpec { name: "first".into(), ..NetworkSpec::default() };
+        with(true, &["fd00::/48"])(&mut spec);
+        let (_, writes) = create_network(&world.store, spec, world.now, &mut world.ids).unwrap();
+        world.apply(writes).unwrap();
+        let text = "invalid pool request: Pool overlaps with other one on this address space: fd00:0:0:7::/64 with \
+                    fd00::/48 of network first";
+        check(&mut world, with(true, &["fd00:0:0:7::/64"]), Err(text));
     }
 
     #[test]

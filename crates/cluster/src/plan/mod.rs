@@ -20,7 +20,9 @@ mod update;
 mod waiting;
 mod why;
 
-pub(crate) use allocate::{VNI_MIN, VNI_OPTION, first_host, free_subnet, is_overlay, overlaps, wanted_vni};
+pub(crate) use allocate::{
+    VNI_MIN, VNI_OPTION, first_host, free_subnet, free_subnet_ipv6, is_overlay, overlapping, wanted_vni,
+};
 pub(crate) use constraint::parse as parse_constraints;
 pub use rebalance::{Move, Rebalance, rebalance};
 pub use why::{TaskReason, Why, why};

@@ -347,6 +347,37 @@ fn an_exhausted_network_makes_tasks_wait_with_the_reason() {
 }
 
 #[test]
+fn an_exhausted_ipv6_subnet_is_named_and_the_pools_are_the_swarms_own() {
+    let mut world = World::with_nodes(1);
+    let ipam = |subnet: &str| IpamConfig {
+        subnet: subnet.parse().ok(),
+        ip_range: None,
+        gateway: None,
+        aux_addresses: BTreeMap::new(),
+    };
+    let create = |world: &mut World, name: &str, ipam: Vec<IpamConfig>| {
+        let spec = NetworkSpec { name: name.into(), enable_ipv6: true, ipam, ..NetworkSpec::default() };
+        let (id, writes) = crate::edit::create_network(&world.store, spec, world.now, &mut world.ids).unwrap();
+        world.apply(writes).unwrap();
+        id
+    };
+    create(&mut world, "small", vec![ipam("fd00:7::/125")]);
+    let [one, two] = ["one", "two"].map(|name| create(&mut world, name, Vec::new()));
+    let mut web = spec("web", 7);
+    web.task.networks.push(NetworkAttachmentConfig { target: "small".into(), ..Default::default() });
+    let id = world.create(web);
+    world.settle();
+    // Seven hosts: the gateway, the VIP and five tasks.
+    let waiting: Vec<_> = world.tasks(&id).into_iter().filter(|t| t.status.state == TaskState::New).collect();
+    assert_eq!(waiting.len(), 2);
+    assert_eq!(waiting[0].status.err, "network small has no free IPv6 address in fd00:7::/125 (7 of 7)");
+    let subnet = |id: &skep_model::id::NetworkId| world.store.network(id.as_str()).unwrap().spec.ipam[1].subnet.unwrap();
+    let (one, two) = (subnet(&one), subnet(&two));
+    assert_eq!((one.prefix_len(), two.prefix_len()), (64, 64));
+    assert!(one != two && one.supernet().unwrap() == two.supernet().unwrap(), "{one} {two}");
+}
+
+#[test]
 fn a_task_waits_at_most_a_minute_for_the_one_it_replaces() {
     let mut world = World::with_nodes(2);
     let id = world.create(spec("web", 1));

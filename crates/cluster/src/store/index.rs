@@ -193,7 +193,8 @@ pub(super) fn service_addresses(service: &Service) -> Vec<(String, IpAddr)> {
 }
 
 pub(super) fn node_addresses(node: &Node) -> Vec<(String, IpAddr)> {
-    node.attachments.iter().map(|(network, net)| (network.0.clone(), net.addr())).collect()
+    let attachments = node.attachments.iter().chain(&node.attachments_ipv6);
+    attachments.map(|(network, net)| (network.0.clone(), net.addr())).collect()
 }
 
 pub(super) fn service_ports(service: &Service) -> Vec<(Protocol, u16)> {

@@ -102,6 +102,8 @@ impl Inner {
             name: GATEWAY_NETWORK.into(),
             driver: "bridge".into(),
             options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            // Published ports lead here, and clients come over both.
+            enable_ipv6: kernel_has_ipv6(),
             ..NetworkSpec::default()
         };
         match self.network_create(spec).await {
@@ -116,6 +118,8 @@ impl Inner {
 
 /// From the smallest packet that every IPv4 host takes to the largest that there is.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_535;
+/// On a link that takes less the kernel has no IPv6.
+const MTU_MIN_IPV6: u32 = 1280;
 
 fn check(mut spec: NetworkSpec) -> Result<NetworkSpec> {
     if spec.name.trim().is_empty() {
@@ -141,10 +145,15 @@ fn check(mut spec: NetworkSpec) -> Result<NetworkSpec> {
     spec.ipam_driver = "default".into();
     for config in &spec.ipam {
         check_ipam(config)?;
+        if let Some(subnet) = config.subnet.filter(|subnet| subnet.addr().is_ipv6() && !spec.enable_ipv6) {
+            return Err(Error::invalid(format!(
+                "invalid network config:\ninvalid subnet {subnet}: IPv6 is not enabled for the network"
+            )));
+        }
     }
-    let is_mtu = |text: &String| text.parse::<u32>().is_ok_and(|mtu| mtu == 0 || MTU_RANGE.contains(&mtu));
+    let (low, high) = (if spec.enable_ipv6 { MTU_MIN_IPV6 } else { *MTU_RANGE.start() }, *MTU_RANGE.end());
+    let is_mtu = |text: &String| text.parse::<u32>().is_ok_and(|mtu| mtu == 0 || (low..=high).contains(&mtu));
     if let Some(text) = spec.options.get(OPTION_MTU).filter(|text| !is_mtu(text)) {
-        let (low, high) = (MTU_RANGE.start(), MTU_RANGE.end());
         return Err(Error::invalid(format!("invalid MTU \"{text}\": it must be between {low} and {high}")));
     }
     Ok(spec)
@@ -183,8 +192,10 @@ fn complete(mut spec: NetworkSpec, id: NetworkId, state: &State, routes: &[IpNet
     let taken = state.subnets();
     for config in &mut spec.ipam {
         let Some(subnet) = config.subnet else { continue };
-        if taken.iter().any(|other| ipam::overlaps(subnet, *other)) {
-            return Err(Error::forbidden("Pool overlaps with other one on this address space"));
+        if let Some(other) = taken.iter().find(|other| ipam::overlaps(subnet, **other)) {
+            return Err(Error::forbidden(format!(
+                "Pool overlaps with other one on this address space: {subnet} with {other}"
+            )));
         }
         config.gateway = config.gateway.or_else(|| Some(ipam::default_gateway(subnet)));
     }
@@ -233,6 +244,12 @@ fn local_ipv6(id: &NetworkId) -> IpNet {
     IpNet::from(ipnet::Ipv6Net::new_assert(address, 64))
 }
 
+/// Whether new links of this host have IPv6.
+fn kernel_has_ipv6() -> bool {
+    let disabled = |which: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"));
+    ["all", "default"].into_iter().all(|which| disabled(which).is_ok_and(|text| text.trim() == "0"))
+}
+
 fn host_routes() -> Vec<IpNet> {
     ipam::parse_routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default())
 }
@@ -272,12 +289,33 @@ mod tests {
     }
 
     #[test]
+    fn a_network_with_ipv6_has_a_subnet_of_each_family() {
+        let mut state = State::default();
+        let dual = |name: &str, ipam| NetworkSpec { enable_ipv6: true, ..spec(name, ipam) };
+        let own = make(&mut state, dual("own", vec![config("fd00:9::/64", None)])).unwrap();
+        let subnets: Vec<String> = own.spec.ipam.iter().map(|c| c.subnet.unwrap().to_string()).collect();
+        assert_eq!(subnets, ["172.18.0.0/16", "fd00:9::/64"]);
+        assert_eq!(own.spec.ipam[1].gateway.unwrap().to_string(), "fd00:9::1");
+        let chosen = make(&mut state, dual("chosen", vec![])).unwrap();
+        assert!(chosen.spec.ipam[1].subnet.unwrap().to_string().starts_with("fd"), "{:?}", chosen.spec.ipam);
+        let error = make(&mut state, dual("clash", vec![config("fd00:9::/80", None)])).unwrap_err().message;
+        assert_eq!(error, "Pool overlaps with other one on this address space: fd00:9::/80 with fd00:9::/64");
+        let mut small = dual("small", vec![]);
+        small.options.insert(OPTION_MTU.into(), "1279".into());
+        let error = make(&mut state, small).unwrap_err().message;
+        assert_eq!(error, "invalid MTU \"1279\": it must be between 1280 and 65535");
+    }
+
+    #[test]
     fn clashes_are_refused_in_docker_words() {
         let mut state = State::default();
         make(&mut state, spec("one", vec![config("10.9.0.0/24", None)])).unwrap();
         let mut check = |spec, text: &str| assert_eq!(make(&mut state, spec).unwrap_err().message, text);
         check(spec("one", vec![]), "network with name one already exists");
-        check(spec("two", vec![config("10.9.0.128/25", None)]), "Pool overlaps with other one on this address space");
+        let text = "Pool overlaps with other one on this address space: 10.9.0.128/25 with 10.9.0.0/24";
+        check(spec("two", vec![config("10.9.0.128/25", None)]), text);
+        let text = "invalid network config:\ninvalid subnet fd00:9::/64: IPv6 is not enabled for the network";
+        check(spec("two", vec![config("fd00:9::/64", None)]), text);
         check(spec("two", vec![config("10.8.0.0/24", Some("10.7.0.1"))]), "no matching subnet for gateway 10.7.0.1");
         check(spec("bridge", vec![]), "operation is not permitted on predefined bridge network ");
         check(NetworkSpec { driver: "weird".into(), ..spec("x1", vec![]) }, "plugin \"weird\" not found");

@@ -127,8 +127,11 @@ impl State {
                 Some(_) => return Err(Error::forbidden("Address already in use")),
                 None => pool.allocate().ok_or_else(|| {
                     Error::internal(format!(
-                        "no available IPv4 addresses on this network's address pools: {} ({})",
-                        network.spec.name, network.id
+                        "no available {} addresses on this network's address pools: {} ({}): {}",
+                        if is_v4 { "IPv4" } else { "IPv6" },
+                        network.spec.name,
+                        network.id,
+                        pool.net()
                     ))
                 })?,
             };
@@ -287,7 +290,7 @@ impl Inner {
                 }
             }
         }
-        let own: Vec<IpAddr> = plan.endpoints.values().filter_map(|leg| leg.ip_address).collect();
+        let own: Vec<IpAddr> = plan.endpoints.values().flat_map(|leg| leg.ip_address.into_iter().chain(leg.ipv6_address)).collect();
         text::hosts(&extra, &own, &info.config.hostname, &info.config.domainname)
     }
 

@@ -25,7 +25,8 @@ use std::sync::{Arc, Mutex};
 
 /// Networks that always exist and cannot be removed.
 pub(crate) const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
-pub(crate) const GATEWAY_NETWORK: &str = "docker_gwbridge";
+/// The bridge by which tasks reach the world and published ports reach tasks.
+pub const GATEWAY_NETWORK: &str = "docker_gwbridge";
 const DEFAULT_BRIDGE: &str = "docker0";
 const DEFAULT_BRIDGE_NET: &str = "172.17.0.1/16";
 

@@ -77,10 +77,10 @@ fn service_addresses(desired: &Desired, network: &DesiredNetwork, name: &str) ->
     let mut is_known = false;
     for service in services().filter(|service| is_called(service, name)) {
         is_known = true;
-        match service.vip {
-            Some(vip) => called.push(vip),
-            None => called.extend(running(service)),
+        if service.vips().next().is_none() {
+            called.extend(running(service));
         }
+        called.extend(service.vips());
     }
     if is_known {
         return Some(called);
@@ -124,7 +124,7 @@ fn reverse(desired: &Desired, networks: &[&DesiredNetwork], address: IpAddr) -> 
         let of_endpoint = || endpoint.and_then(|endpoint| endpoint.dns_names.first().cloned());
         let of_service = || {
             services_on(desired, network)
-                .find(|service| service.vip == Some(address))
+                .find(|service| service.vips().any(|vip| vip == address))
                 .map(|service| service.name.clone())
         };
         let of_backend = || {
@@ -204,6 +204,7 @@ mod tests {
             aliases: vec![format!("{name}-alias")],
             network: NetworkId("ov".into()),
             vip: vip.map(|vip| vip.parse().unwrap()),
+            vip_ipv6: vip.map(|vip| format!("fd00::{}", vip.rsplit('.').next().unwrap()).parse().unwrap()),
             backends: backends.iter().map(backend).collect(),
         }
     }
@@ -218,7 +219,7 @@ mod tests {
         desired.local.networks.push(closed);
         desired.cluster.networks = vec![network("ov", "mesh", NetworkKind::Overlay { vni: 4097, vxlan_port: 4789 }, 9)];
         desired.cluster.services = vec![
-            service("web", Some("10.0.9.5"), &[("10.0.9.10", 1), ("10.0.9.11", 0)]),
+            service("web", Some("10.0.9.5"), &[("10.0.9.10", 1), ("10.0.9.11", 0), ("fd00::10", 1)]),
             service("rr", None, &[("10.0.9.20", 1), ("10.0.9.21", 1)]),
         ];
         desired.local.endpoints = vec![
@@ -257,10 +258,10 @@ mod tests {
 
     #[test]
     fn services_answer_with_their_address_or_their_tasks() {
-        check("/task", "web", "10.0.9.5");
-        check("/task", "web-alias.mesh", "10.0.9.5");
-        check("/task", "tasks.web", "10.0.9.10");
-        check("/task", "tasks.web.mesh", "10.0.9.10");
+        check("/task", "web", "10.0.9.5 fd00::5");
+        check("/task", "web-alias.mesh", "10.0.9.5 fd00::5");
+        check("/task", "tasks.web", "10.0.9.10 fd00::10");
+        check("/task", "tasks.web.mesh", "10.0.9.10 fd00::10");
         check("/task", "rr", "10.0.9.20 10.0.9.21");
         check("/task", "rr.1.10.0.9.21", "10.0.9.21");
         check("/one", "web", "Foreign");
@@ -271,6 +272,9 @@ mod tests {
         check("/one", "3.1.0.10.in-addr.arpa", "Two.front");
         check("/one", "9.1.0.10.in-addr.arpa", "NoSuchName");
         check("/task", "5.9.0.10.in-addr.arpa", "web.mesh");
+        let zeros = "0.".repeat(24);
+        check("/task", &format!("5.0.0.0.{zeros}0.0.d.f.ip6.arpa"), "web.mesh");
+        check("/task", &format!("0.1.0.0.{zeros}0.0.d.f.ip6.arpa"), "web.1.fd00::10.mesh");
         check("/one", "8.8.8.8.in-addr.arpa", "Foreign");
         check("/one", "300.1.0.10.in-addr.arpa", "Foreign");
         check("/one", "1.ip6.arpa", "Foreign");

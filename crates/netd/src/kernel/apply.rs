@@ -30,6 +30,8 @@ pub struct Traffic {
     pub links: BTreeMap<String, LinkCounters>,
 }
 
+const FORWARDING_IPV6: &str = "net.ipv6.conf.all.forwarding";
+
 impl Kernel {
     /// # Errors
     /// When netlink sockets cannot be opened.
@@ -224,7 +226,13 @@ impl Kernel {
                 absent_is_fine(place.route.send_one(&route::delete_address(index, *address)))
             }
             Op::SetSysctl { place, key, value, optional } => {
-                match self.required_place(place)?.run(|| sysctl::write(key, value)) {
+                let write = || {
+                    if key == FORWARDING_IPV6 {
+                        sysctl::keep_learning_routers()?;
+                    }
+                    sysctl::write(key, value)
+                };
+                match self.required_place(place)?.run(write) {
                     Err(error) if *optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
                     other => other,
                 }
@@ -257,6 +265,11 @@ impl Kernel {
             }
             Op::RemoveTableRoute { place, route } => {
                 absent_is_fine(self.required_place(place)?.route.send_one(&policy::delete_route(route)))
+            }
+            Op::SetLoopbackRoute { place, link } => {
+                let place = self.required_place(place)?;
+                let index = place.index(link)?;
+                present_is_fine(place.route.send_one(&policy::set_loopback_route(index)))
             }
             Op::Rules { place, family, changes } => {
                 nft::apply(&mut self.required_place(place)?.netfilter, *family, changes)

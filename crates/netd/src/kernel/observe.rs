@@ -24,6 +24,7 @@ pub fn place(place: &mut Place, want: &WantedPlace) -> io::Result<SeenPlace> {
         .filter_map(|(index, gateway)| Some(DefaultRoute { interface: (*names.get(&index)?).clone(), gateway }))
         .collect();
     let table_routes = policy::read_routes(&all_routes, &names).into_iter().collect();
+    let loopback_routes = policy::read_loopback_routes(&all_routes, &names).into_iter().collect();
     let policy_rules = policy::read_rules(&place.route.dump(&policy::dump_rules())?).into_iter().collect();
     let is_tunnel = |name: &str| want.links.get(name).is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)));
     let tunnels: BTreeMap<u32, &String> =
@@ -39,6 +40,7 @@ pub fn place(place: &mut Place, want: &WantedPlace) -> io::Result<SeenPlace> {
         forwarding,
         policy_rules,
         table_routes,
+        loopback_routes,
         sysctls,
         table,
         guard: None,

@@ -5,6 +5,7 @@ use crate::kernel::route::{family_number, ip};
 use crate::nft::expression::{Family, octets};
 use crate::plan::{PolicyRule, RuleAction, TableRoute};
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
@@ -30,7 +31,12 @@ const RULE_PROTOCOL: u16 = 21;
 const ROUTE_INTERFACE: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
 const ROUTE_TABLE: u16 = 15;
+const ROUTE_DESTINATION: u16 = 1;
 const UNICAST: u8 = 1;
+const LOCAL: u8 = 2;
+const TABLE_LOCAL: u8 = 255;
+/// A single address of IPv6.
+const LOOPBACK_LENGTH: u8 = 128;
 
 pub fn add_rule(rule: &PolicyRule) -> Request {
     rule_request(NEW_RULE, CREATE | EXCLUSIVE, rule)
@@ -134,6 +140,28 @@ fn read_route(answer: &Answer, links: &BTreeMap<u32, &String>) -> Option<TableRo
     })
 }
 
+/// Adds a link's route to `::1`.
+pub fn set_loopback_route(index: u32) -> Request {
+    let family = Family::V6.number();
+    let header = [family, LOOPBACK_LENGTH, 0, 0, TABLE_LOCAL, PROTOCOL, 0, LOCAL, 0, 0, 0, 0];
+    let mut a = Attrs::new();
+    a.bytes(ROUTE_DESTINATION, &Ipv6Addr::LOCALHOST.octets()).u32(ROUTE_INTERFACE, index);
+    // Each link has its own: it must not take another's place.
+    Request::new(NEW_ROUTE, CREATE, &header, &a)
+}
+
+/// The links that have such a route of ours, of a dump of all routes.
+pub fn read_loopback_routes(answers: &[Answer], links: &BTreeMap<u32, &String>) -> Vec<String> {
+    let read = |answer: &Answer| {
+        let is_ours = *answer.body.get(4)? == TABLE_LOCAL && *answer.body.get(5)? == PROTOCOL;
+        let found = attributes(&answer.body, HEADER);
+        let is_it = is_ours && *found.get(&ROUTE_DESTINATION)? == Ipv6Addr::LOCALHOST.octets();
+        let link = links.get(&ne32(found.get(&ROUTE_INTERFACE)?)?)?;
+        is_it.then(|| (*link).clone())
+    };
+    answers.iter().filter_map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +180,9 @@ mod tests {
         let name = "mesh".to_owned();
         let route = TableRoute { table: 79_460_002, interface: name.clone(), gateway: "198.18.0.2".parse().unwrap() };
         let answer = Answer { message_type: NEW_ROUTE, body: set_route(&route, 5).body };
-        assert_eq!(read_routes(&[answer], &BTreeMap::from([(5, &name)])), [route]);
+        let links = BTreeMap::from([(5, &name)]);
+        assert_eq!(read_routes(&[answer], &links), [route]);
+        let answer = Answer { message_type: NEW_ROUTE, body: set_loopback_route(5).body };
+        assert_eq!(read_loopback_routes(&[answer], &links), [name.clone()]);
     }
 }

@@ -19,3 +19,25 @@ pub fn write(key: &str, value: &str) -> io::Result<()> {
     std::fs::write(path(key), value)
         .map_err(|error| io::Error::new(error.kind(), format!("sysctl {key}={value}: {error}")))
 }
+
+/// Links that learn their routers by advertisements would stop to, once they are a router's.
+///
+/// # Errors
+/// What the kernel says of one of them.
+pub fn keep_learning_routers() -> std::io::Result<()> {
+    const LEARN: &str = "1";
+    const LEARN_ALWAYS: &str = "2";
+    let links = match std::fs::read_dir("/proc/sys/net/ipv6/conf") {
+        Ok(links) => links,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for link in links {
+        let key = format!("net/ipv6/conf/{}/accept_ra", link?.file_name().to_string_lossy());
+        let forwards = read(&key.replace("accept_ra", "forwarding")).as_deref() == Some("1");
+        if !forwards && read(&key).as_deref() == Some(LEARN) {
+            write(&key, LEARN_ALWAYS)?;
+        }
+    }
+    Ok(())
+}

@@ -20,7 +20,7 @@ const META_L4PROTO: u32 = 16;
 
 pub(super) const BASE_LINK: u32 = 0;
 pub(super) const BASE_NETWORK: u32 = 1;
-const BASE_TRANSPORT: u32 = 2;
+pub(super) const BASE_TRANSPORT: u32 = 2;
 
 const CT_STATE: u32 = 0;
 const CT_DIRECTION: u32 = 1;

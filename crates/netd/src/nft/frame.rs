@@ -1,7 +1,7 @@
 //! Expressions about frames on a bridge, counters, and zones of connections.
 
 use crate::kernel::netlink::{attribute_list, attributes};
-use crate::nft::expression::{BASE_LINK, BASE_NETWORK, Family, Rule, register};
+use crate::nft::expression::{BASE_LINK, BASE_NETWORK, BASE_TRANSPORT, Family, Rule, register};
 use ipnet::IpNet;
 
 /// Ethernet's numbers for what a frame carries.
@@ -41,6 +41,23 @@ impl Rule {
     /// Puts the address that an ARP message speaks for at a word.
     pub fn load_arp_sender(self, word: u32) -> Self {
         self.payload(BASE_NETWORK, 14, 4, word)
+    }
+
+    /// The ICMP message's type; the rule must match the protocol before.
+    pub fn icmp_type_is(self, kind: u8) -> Self {
+        self.payload(BASE_TRANSPORT, 0, 1, 0).compare(true, &[kind])
+    }
+
+    /// Puts the address that a neighbour advertisement speaks for at a word.
+    pub fn load_advertised(self, word: u32) -> Self {
+        self.payload(BASE_TRANSPORT, 8, 16, word)
+    }
+
+    /// A neighbour advertisement speaks for an address in a range.
+    pub fn advertises_in(self, net: IpNet) -> Self {
+        let (address, mask) =
+            (crate::nft::expression::octets(net.network()), crate::nft::expression::octets(net.netmask()));
+        self.load_advertised(0).mask(&mask).compare(true, &address)
     }
 
     /// The source address of the frame's IPv6 packet lies in a range.

@@ -2,7 +2,7 @@
 //! addresses. Whoever poses as another is not heard, and counted.
 
 use super::PRIORITY_BRIDGE_FILTER;
-use crate::nft::expression::{Family, Rule, Verdict, interface_name, octets};
+use crate::nft::expression::{Family, PROTOCOL_ICMPV6, Rule, Verdict, interface_name, octets};
 use crate::nft::frame::{PROTOCOL_ARP, PROTOCOL_IPV4, PROTOCOL_IPV6};
 use crate::nft::table::{Chain, DataType, HOOK_PREROUTING, Set, SetKind, Table, Value};
 use crate::plan::OVERLAY_TUNNEL;
@@ -10,6 +10,11 @@ use crate::wanted::port_name;
 use ipnet::{IpNet, Ipv6Net};
 use skep_model::netstate::DesiredEndpoint;
 use std::net::Ipv6Addr;
+
+/// Of ICMPv6 (RFC 4861).
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
 
 const CHAIN: &str = "from_tasks";
 const STATIONS: &str = "stations";
@@ -46,6 +51,7 @@ pub fn dropped(table: &Table) -> u64 {
 fn rules() -> Vec<Rule> {
     let drop = |rule: Rule| rule.counter().verdict(&Verdict::Drop);
     let of = |protocol| Rule::new().frame_is(protocol);
+    let discovery = |kind| of(PROTOCOL_IPV6).protocol_is(PROTOCOL_ICMPV6).icmp_type_is(kind);
     let in_net = |net: Ipv6Net| Rule::new().frame_is(PROTOCOL_IPV6).frame_source_in(net.into());
     let unspecified = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128);
     let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
@@ -55,6 +61,16 @@ fn rules() -> Vec<Rule> {
         drop(Rule::new().load_iif_name(0).load_station(4).not_in_set(STATIONS)),
         drop(of(PROTOCOL_IPV4).load_iif_name(0).load_source(Family::V4, 4).not_in_set(addresses_set(Family::V4))),
         drop(of(PROTOCOL_ARP).load_iif_name(0).load_arp_sender(4).not_in_set(addresses_set(Family::V4))),
+        // Who answers for an address, as by ARP; only a router may send the others.
+        drop(discovery(ROUTER_ADVERTISEMENT)),
+        drop(discovery(REDIRECT)),
+        discovery(NEIGHBOUR_ADVERTISEMENT).advertises_in(link_local.into()).verdict(&Verdict::Accept),
+        drop(
+            discovery(NEIGHBOUR_ADVERTISEMENT)
+                .load_iif_name(0)
+                .load_advertised(4)
+                .not_in_set(addresses_set(Family::V6)),
+        ),
         // The kernel's own talk on every link.
         in_net(unspecified).verdict(&Verdict::Accept),
         in_net(link_local).verdict(&Verdict::Accept),

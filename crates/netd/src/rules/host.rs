@@ -11,46 +11,55 @@ use super::{
     protocol_port_key,
 };
 use crate::nft::expression::{
-    CT_ESTABLISHED, CT_RELATED, CT_STATUS_DNAT, Family, Rule, Verdict, interface_name, octets,
+    CT_ESTABLISHED, CT_RELATED, CT_STATUS_DNAT, Family, PROTOCOL_TCP, Rule, Verdict, interface_name, octets,
 };
 use crate::nft::table::{
     Chain, DataType, HOOK_FORWARD, HOOK_INPUT, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table,
     Value,
 };
-use crate::wanted::mesh::Peer;
-use ipnet::{IpNet, Ipv4Net};
+use crate::wanted::mesh::Mesh;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use skep_model::netstate::{DesiredEndpoint, DesiredNetwork, DesiredPort, NetworkKind};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const BRIDGES: &str = "bridges";
 const OPEN_BRIDGES: &str = "open_bridges";
 const INTERNAL: &str = "internal";
 const PUBLISH: &str = "publish";
 
-/// The host's table; `None` when there is nothing to rule. `mesh` are the other nodes that the
-/// mesh leads to, `None` when this node is not on it; with `marked`, IPVS balances the ports.
+/// What the host's table is made of besides its bridges.
+pub struct Facts<'a> {
+    pub ingress: &'a [IngressPort],
+    /// This node's view of the mesh, `None` when it is not on it.
+    pub mesh: Option<&'a Mesh<'a>>,
+    /// IPVS balances the mesh's ports.
+    pub marked: bool,
+    /// Answers from containers to `::1` do not arrive: where bridged frames pass the rules for
+    /// routed ones, they are translated back before the kernel looks for `::1` on the wire.
+    pub refuses_loopback_ipv6: bool,
+}
+
+/// The host's table; `None` when there is nothing to rule.
 pub fn table<'a>(
     networks: impl Iterator<Item = &'a DesiredNetwork>,
     published: impl Iterator<Item = &'a DesiredEndpoint>,
-    ingress: &[IngressPort],
-    mesh: Option<&BTreeSet<Peer>>,
-    marked: bool,
+    facts: &Facts<'_>,
 ) -> Option<Table> {
     let bridges: Vec<Bridge<'_>> = networks.filter_map(Bridge::of).collect();
-    if bridges.is_empty() && ingress.is_empty() && mesh.is_none() {
+    if bridges.is_empty() && facts.ingress.is_empty() && facts.mesh.is_none() {
         return None;
     }
     let mut table = Table::default();
     add_bridge_sets(&bridges, &mut table);
     add_published(published, &mut table);
-    ingress::add_ports(ingress, &mut table);
-    if marked {
-        marked::add(ingress, &mut table);
+    ingress::add_ports(facts.ingress, &mut table);
+    if facts.marked {
+        marked::add(facts.ingress, &mut table);
     }
-    add_base_chains(&bridges, mesh.is_some(), marked, &mut table);
-    if let Some(peers) = mesh {
-        ingress::add_mesh(peers, &mut table);
+    add_base_chains(&bridges, facts, &mut table);
+    if let Some(mesh) = facts.mesh {
+        ingress::add_mesh(mesh, &mut table);
     }
     Some(table)
 }
@@ -146,20 +155,32 @@ fn published_element(
     }
 }
 
-fn add_base_chains(bridges: &[Bridge<'_>], mesh: bool, marked: bool, table: &mut Table) {
+fn add_base_chains(bridges: &[Bridge<'_>], facts: &Facts<'_>, table: &mut Table) {
+    let (mesh, marked) = (facts.mesh.is_some(), facts.marked);
     let jump = || Rule::new().destination_is_local().verdict(&Verdict::Jump(PUBLISH.into()));
     let mut prerouting = if mesh { ingress::prerouting_rules() } else { Vec::new() };
     prerouting.push(jump());
-    let mut output = vec![jump()];
+    let to_loopback = || Rule::new().destination_in(loopbacks()[1]);
+    let mut output: Vec<Rule> =
+        facts.refuses_loopback_ipv6.then(|| to_loopback().verdict(&Verdict::Accept)).into_iter().collect();
+    output.push(jump());
     let mut publish = publish_rules();
     // What comes in stays for IPVS then.
     if marked { &mut output } else { &mut publish }.push(ingress::publish_rule());
+    let mut input = ingress::input_rules(mesh, marked);
+    if facts.refuses_loopback_ipv6 {
+        // The reserving socket would let the client wait, who has 127.0.0.1 as well.
+        let published =
+            |rule: Rule| rule.load_protocol(0).load_destination_port(1).map_value(published_map(Family::V6));
+        input.push(published(to_loopback().protocol_is(PROTOCOL_TCP)).reject_tcp_reset());
+        input.push(published(to_loopback()).reject_port_unreachable());
+    }
     let chains: BTreeMap<&str, Chain> = [
         (PUBLISH, Chain::plain(publish)),
         ("raw", Chain::at("filter", HOOK_PREROUTING, PRIORITY_RAW, vec![loopback_guard()])),
         ("prerouting", Chain::at("nat", HOOK_PREROUTING, PRIORITY_DESTINATION_NAT, prerouting)),
         ("output", Chain::at("nat", HOOK_OUTPUT, PRIORITY_DESTINATION_NAT, output)),
-        ("input", Chain::at("filter", HOOK_INPUT, PRIORITY_FILTER, ingress::input_rules(mesh, marked))),
+        ("input", Chain::at("filter", HOOK_INPUT, PRIORITY_FILTER, input)),
         ("forward", Chain::at("filter", HOOK_FORWARD, PRIORITY_FILTER, forward_rules(mesh))),
         (
             "postrouting",
@@ -177,6 +198,11 @@ fn loopback_guard() -> Rule {
 
 pub(super) fn loopback() -> IpNet {
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into()
+}
+
+/// Of both families. The kernel itself guards the second.
+pub(super) fn loopbacks() -> [IpNet; 2] {
+    [loopback(), Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into()]
 }
 
 fn publish_rules() -> Vec<Rule> {
@@ -219,7 +245,8 @@ fn forward_rules(mesh: bool) -> Vec<Rule> {
 }
 
 fn postrouting_rules(bridges: &[Bridge<'_>], mesh: bool, marked: bool) -> Vec<Rule> {
-    let mut rules = vec![Rule::new().source_in(loopback()).load_oif_name(0).in_set(BRIDGES).masquerade()];
+    let of_loopback = |net| Rule::new().source_in(net).load_oif_name(0).in_set(BRIDGES).masquerade();
+    let mut rules: Vec<Rule> = loopbacks().map(of_loopback).into();
     if mesh {
         rules.extend(ingress::postrouting_rules(marked));
     }

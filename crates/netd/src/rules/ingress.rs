@@ -7,9 +7,8 @@ use crate::nft::expression::{
 };
 use crate::nft::table::{Chain, DataType, HOOK_OUTPUT, HOOK_POSTROUTING, HOOK_PREROUTING, Set, SetKind, Table, Value};
 use crate::plan::MESH_TUNNEL;
-use crate::wanted::mesh::{MARK, MARK_MASK, Peer};
+use crate::wanted::mesh::{MARK, MARK_MASK, Mesh};
 use skep_model::network::Protocol;
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const INGRESS: &str = "ingress";
@@ -62,19 +61,25 @@ pub(super) fn add_ports(ports: &[IngressPort], table: &mut Table) {
     table.sets.insert(INGRESS_PORTS.into(), reserved);
 }
 
-/// A chain that takes turns between targets; `None` without any.
+/// A chain that takes turns between the targets of a packet's family; `None` without any.
 fn add_balancer(chain: &str, targets: &[Target], table: &mut Table) -> Option<Value> {
-    let v4: Vec<_> = targets.iter().filter(|target| target.address.is_ipv4()).collect();
-    let count = u32::try_from(v4.len()).ok().filter(|count| *count > 0)?;
-    let map = format!("{chain}_backends");
-    let mut backends = Set::new(DataType::INDEX, SetKind::Map(DataType::address(Family::V4).and(DataType::PORT)));
-    for (index, target) in (0..count).zip(v4) {
-        let value = Value::Data(address_port(target.address, target.port));
-        backends.elements.insert(index.to_ne_bytes().to_vec(), value);
+    let mut rules = Vec::new();
+    for (family, ending) in [(Family::V4, ""), (Family::V6, "_ipv6")] {
+        let own: Vec<_> = targets.iter().filter(|target| Family::of(target.address) == family).collect();
+        let Some(count) = u32::try_from(own.len()).ok().filter(|count| *count > 0) else { continue };
+        let map = format!("{chain}_backends{ending}");
+        let mut backends = Set::new(DataType::INDEX, SetKind::Map(DataType::address(family).and(DataType::PORT)));
+        for (index, target) in (0..count).zip(own) {
+            let value = Value::Data(address_port(target.address, target.port));
+            backends.elements.insert(index.to_ne_bytes().to_vec(), value);
+        }
+        table.sets.insert(map.clone(), backends);
+        rules.push(Rule::new().family_is(family).round_robin(count).map_value(&map).destination_nat(family, true));
     }
-    let rule = Rule::new().family_is(Family::V4).round_robin(count).map_value(&map).destination_nat(Family::V4, true);
-    table.sets.insert(map, backends);
-    table.chains.insert(chain.to_owned(), Chain::plain(vec![rule]));
+    if rules.is_empty() {
+        return None;
+    }
+    table.chains.insert(chain.to_owned(), Chain::plain(rules));
     Some(Value::Verdict(Verdict::Jump(chain.to_owned())))
 }
 
@@ -113,17 +118,19 @@ pub(super) fn forward_guard() -> Rule {
 }
 
 /// The chains of the way through the tunnel and back.
-pub(super) fn add_mesh(peers: &BTreeSet<Peer>, table: &mut Table) {
+pub(super) fn add_mesh(mesh: &Mesh<'_>, table: &mut Table) {
     let mut stations = Set::new(DataType::STATION, SetKind::Map(DataType::MARK));
     let mut zones = Set::new(DataType::STATION, SetKind::Map(DataType::ZONE));
     let mut nodes = [Family::V4, Family::V6].map(|family| Set::new(DataType::address(family), SetKind::Set));
-    for peer in peers {
+    for peer in &mesh.peers {
         let mark = MARK | u32::from(peer.number);
         stations.elements.insert(peer.mac.to_vec(), Value::Data(mark.to_ne_bytes().to_vec()));
         zones.elements.insert(peer.mac.to_vec(), Value::Data(peer.number.to_ne_bytes().to_vec()));
+    }
+    for node in &mesh.node_addresses {
         let [v4, v6] = &mut nodes;
-        let set = if peer.node.is_ipv4() { v4 } else { v6 };
-        set.elements.insert(octets(peer.node), Value::None);
+        let set = if node.is_ipv4() { v4 } else { v6 };
+        set.elements.insert(octets(*node), Value::None);
     }
     table.sets.insert(STATIONS.into(), stations);
     table.sets.insert(ZONES.into(), zones);
@@ -167,11 +174,16 @@ fn last_rules() -> Vec<Rule> {
 /// Another node's own connection may be led back to that node, which would take a packet
 /// with its own source for a forgery.
 pub(super) fn postrouting_rules(marked: bool) -> Vec<Rule> {
-    let family = Family::V4;
-    let from_node = || Rule::new().oif_is(MESH_TUNNEL).family_is(family).source_in_set(family, nodes_set(family));
-    let from_loopback = Rule::new().source_in(super::host::loopback()).oif_is(MESH_TUNNEL).masquerade();
-    let mut rules = vec![from_node().ct_status_any(CT_STATUS_DNAT).masquerade(), from_loopback];
-    rules.extend(marked.then(|| super::marked::is_balanced(from_node()).masquerade()));
+    let from_node = |family: Family| {
+        Rule::new().oif_is(MESH_TUNNEL).family_is(family).source_in_set(family, nodes_set(family))
+    };
+    let from_loopback = |net| Rule::new().source_in(net).oif_is(MESH_TUNNEL).masquerade();
+    let families = [Family::V4, Family::V6];
+    let translated = families.map(|family| from_node(family).ct_status_any(CT_STATUS_DNAT).masquerade());
+    let mut rules: Vec<Rule> = translated.into_iter().chain(super::host::loopbacks().map(from_loopback)).collect();
+    if marked {
+        rules.extend(families.map(|family| super::marked::is_balanced(from_node(family)).masquerade()));
+    }
     rules
 }
 

@@ -9,20 +9,27 @@ use crate::nft::expression::{Family, Rule, Verdict};
 use crate::nft::table::{Chain, DataType, HOOK_INPUT, Set, SetKind, Table, Value};
 use crate::plan::MESH_TUNNEL;
 
-const MARKS: &str = "ingress_marks";
-
-/// Adds the marking. A port without a target is left alone, and refused as everywhere.
+/// Adds the marking. A port without a target of a packet's family is left alone, and refused as
+/// everywhere.
 pub(super) fn add(ports: &[IngressPort], table: &mut Table) {
-    let mut marks = Set::new(DataType::PROTOCOL.and(DataType::PORT), SetKind::Map(DataType::INDEX));
-    for port in ports.iter().filter(|port| port.everywhere.iter().any(|target| target.address.is_ipv4())) {
-        let key = protocol_port_key(port.protocol, port.published_port);
-        marks.elements.insert(key, Value::Data(mark_of(port).to_ne_bytes().to_vec()));
-    }
-    table.sets.insert(MARKS.into(), marks);
-    // What another node sent ends here or nowhere.
-    let rule = Rule::new().iif_is_not(MESH_TUNNEL).family_is(Family::V4).destination_is_local();
-    let rule = rule.load_protocol(0).load_destination_port(1).map_value(MARKS).set_mark();
-    table.chains.insert("ingress_mark".into(), Chain::at("filter", HOOK_INPUT, PRIORITY_MANGLE, vec![rule]));
+    let rules = [Family::V4, Family::V6].map(|family| {
+        let mut marks = Set::new(DataType::PROTOCOL.and(DataType::PORT), SetKind::Map(DataType::INDEX));
+        let has_target =
+            |port: &&IngressPort| port.everywhere.iter().any(|target| Family::of(target.address) == family);
+        for port in ports.iter().filter(has_target) {
+            let key = protocol_port_key(port.protocol, port.published_port);
+            marks.elements.insert(key, Value::Data(mark_of(port).to_ne_bytes().to_vec()));
+        }
+        let name = match family {
+            Family::V4 => "ingress_marks",
+            Family::V6 => "ingress_marks_ipv6",
+        };
+        table.sets.insert(name.into(), marks);
+        // What another node sent ends here or nowhere.
+        let rule = Rule::new().iif_is_not(MESH_TUNNEL).family_is(family).destination_is_local();
+        rule.load_protocol(0).load_destination_port(1).map_value(name).set_mark()
+    });
+    table.chains.insert("ingress_mark".into(), Chain::at("filter", HOOK_INPUT, PRIORITY_MANGLE, rules.into()));
 }
 
 /// On its way to IPVS, which looks behind the filters.

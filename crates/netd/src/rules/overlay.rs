@@ -20,7 +20,7 @@ pub fn table(services: &[&DesiredService], balancer: &[IpAddr]) -> Table {
         table.sets.insert(vip_map(family).into(), Set::new(DataType::address(family), SetKind::VerdictMap));
     }
     for service in services {
-        if let Some(vip) = service.vip {
+        for vip in service.vips() {
             add_service(service, vip, &mut table);
         }
     }

@@ -25,41 +25,50 @@ fn port_of(
     for backend in &port.backends {
         match backend {
             IngressBackend::Local { task, container, draining: is_draining } => {
-                match local_address(desired, container) {
-                    Some(address) if *is_draining => draining.push(Target { address, port: port.target_port }),
-                    Some(address) => local.push(Target { address, port: port.target_port }),
-                    // It is on its way out, and its container may be gone before its state is known.
-                    None if *is_draining => {}
-                    None => {
-                        impossible
-                            .push(format!("ingress {published_port}: task {task} has no leg on the gateway bridge"));
-                    }
+                let addresses = local_addresses(desired, container);
+                // It is on its way out, and its container may be gone before its state is known.
+                if addresses.is_empty() && !*is_draining {
+                    impossible.push(format!("ingress {published_port}: task {task} has no leg on the gateway bridge"));
+                }
+                let targets = addresses.into_iter().map(|address| Target { address, port: port.target_port });
+                if *is_draining { &mut draining } else { &mut local }.extend(targets);
+            }
+            IngressBackend::Remote { task, node_address, ipv6 } => {
+                let families = if *ipv6 { &[Family::V4, Family::V6][..] } else { &[Family::V4] };
+                let hops = families.iter().filter_map(|family| mesh?.hop_of(*node_address, *family));
+                let before = remote.len();
+                remote.extend(hops.map(|address| Target { address, port: published_port }));
+                if remote.len() == before {
+                    let on = format!("is on a node that this one does not know as {node_address}");
+                    impossible.push(format!("ingress {published_port}: task {task} {on}"));
                 }
             }
-            IngressBackend::Remote { task, node_address } => match mesh.and_then(|mesh| mesh.hop_of(*node_address)) {
-                Some(address) => remote.push(Target { address, port: published_port }),
-                None => impossible.push(format!(
-                    "ingress {published_port}: task {task} is on a node that this one does not know as {node_address}"
-                )),
-            },
         }
     }
     local.sort_unstable();
     draining.sort_unstable();
     remote.sort_unstable();
     // Other nodes may send for a moment what they think is still welcome here.
-    let here = if local.is_empty() { draining.clone() } else { local.clone() };
+    let here = [Family::V4, Family::V6].into_iter().flat_map(|family| {
+        let of = |targets: &[Target]| {
+            targets.iter().filter(|target| Family::of(target.address) == family).copied().collect::<Vec<_>>()
+        };
+        if of(&local).is_empty() { of(&draining) } else { of(&local) }
+    });
+    let here = here.collect();
     local.extend(remote);
     IngressPort { published_port, protocol: port.protocol, everywhere: local, here, draining }
 }
 
-/// Where a task's container answers on the gateway bridge.
-fn local_address(desired: &Desired, container: &ContainerId) -> Option<IpAddr> {
+/// Where a task's container answers on the gateway bridge, at most one address of each family.
+fn local_addresses(desired: &Desired, container: &ContainerId) -> Vec<IpAddr> {
     let on_bridge = |endpoint: &&DesiredEndpoint| {
         endpoint.container == *container
             && desired
                 .network(&endpoint.network)
                 .is_some_and(|network| matches!(network.kind, NetworkKind::Bridge { .. }))
     };
-    desired.local.endpoints.iter().find(on_bridge).and_then(|endpoint| address_of(&endpoint.addresses, Family::V4))
+    let endpoint = desired.local.endpoints.iter().find(on_bridge);
+    let of = |family| endpoint.and_then(|endpoint| address_of(&endpoint.addresses, family));
+    [Family::V4, Family::V6].into_iter().filter_map(of).collect()
 }

@@ -44,15 +44,17 @@ pub(super) fn add(
     for remote in desired.cluster.remotes.get(&network.id).into_iter().flatten() {
         add_remote(remote, local, &mut place, &mut wanted.impossible);
     }
-    for address in gateway_addresses(network).chain(own) {
+    let own_ipv6 = desired.cluster.load_balancer_addresses_ipv6.get(&network.id).copied();
+    let own_addresses = || own.into_iter().chain(own_ipv6);
+    for address in gateway_addresses(network).chain(own_addresses()) {
         place.addresses.insert((OVERLAY_BRIDGE.into(), address));
     }
-    for vip in services.iter().filter_map(|service| service.vip) {
+    for vip in services.iter().flat_map(|service| service.vips()) {
         place.addresses.insert((OVERLAY_BRIDGE.into(), IpNet::from(vip)));
     }
-    add_settings(&mut place);
+    add_settings(network, &mut place);
     let gateways = gateway_addresses(network).map(|address| address.addr());
-    let sources: Vec<IpAddr> = own.map(|address| address.addr()).into_iter().chain(gateways).collect();
+    let sources: Vec<IpAddr> = own_addresses().map(|address| address.addr()).chain(gateways).collect();
     let per_family = [Family::V4, Family::V6]
         .into_iter()
         .filter_map(|family| sources.iter().copied().find(|address| Family::of(*address) == family));
@@ -94,7 +96,14 @@ fn add_remote(remote: &RemoteEndpoint, local: Option<IpAddr>, place: &mut Wanted
     }
 }
 
-fn add_settings(place: &mut WantedPlace) {
+fn add_settings(network: &DesiredNetwork, place: &mut WantedPlace) {
+    if network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6()) {
+        place.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
+        for link in [OVERLAY_BRIDGE, OVERLAY_TUNNEL] {
+            super::add_link_settings_ipv6(link, place);
+        }
+    }
+
     let settings = [
         ("net.ipv4.ip_forward", "1"),
         // The balancer sends a packet out where it came from; nobody needs to be told.

@@ -121,7 +121,7 @@ impl Worker {
     /// Makes the host's table right by the difference to what it was left at, or, when
     /// somebody changed it, to what it is.
     fn update_host_rules(&mut self) -> Result<()> {
-        let (want, balanced) = self.read(|desired| wanted::host_rules(desired, self.balancer.as_ref()));
+        let (want, balanced) = self.read(|desired| wanted::host_rules(desired, &self.circumstances()));
         self.update_balanced(balanced)?;
         let host = (PlaceId::Host, TableFamily::Inet);
         let changes = table::difference(want.as_ref(), self.tables.get(&host));

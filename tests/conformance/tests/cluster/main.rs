@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's unwrap is its assertion")]
 
 mod course;
+mod dual_stack;
 mod failover;
 mod lab;
 mod load;
@@ -50,6 +51,7 @@ fn main() {
         reach::SCENARIOS,
         lab::SCENARIOS,
         network::SCENARIOS,
+        dual_stack::SCENARIOS,
         network_faults::SCENARIOS,
         network_input::SCENARIOS,
     ]

@@ -29,7 +29,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const REQUESTS: u64 = 2000;
 
 /// The value of a line `name: value` of whoami's page.
-fn line<'a>(page: &'a str, name: &str) -> Result<&'a str> {
+pub(crate) fn line<'a>(page: &'a str, name: &str) -> Result<&'a str> {
     let found = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     found.with_context(|| format!("no {name} in {page:?}"))
 }

@@ -1,12 +1,12 @@
 //! Subnets and VXLAN identifiers for new networks.
 
-use super::addresses::{first_host, is_overlay, overlaps};
+use super::addresses::{first_host, first_host_ipv6, is_overlay, overlaps};
 use crate::plan::draft::Draft;
 use crate::store::Store;
-use ipnet::{IpNet, Ipv4Net};
-use skep_model::network::IpamConfig;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use skep_model::network::{IpamConfig, NetworkSpec};
 use skep_model::service::ClusterNetwork;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// Identifiers below are left to people, as in the reference.
@@ -29,8 +29,13 @@ pub(crate) fn networks(draft: &mut Draft<'_>) {
 pub(super) fn is_allocated(network: &ClusterNetwork) -> bool {
     let subnets = &network.spec.ipam;
     network.vni != 0
-        && !subnets.is_empty()
+        && has_family(&network.spec, true)
+        && (!network.spec.enable_ipv6 || has_family(&network.spec, false))
         && subnets.iter().all(|config| config.subnet.is_some() && config.gateway.is_some())
+}
+
+fn has_family(spec: &NetworkSpec, v4: bool) -> bool {
+    spec.ipam.iter().any(|config| config.subnet.is_some_and(|subnet| subnet.addr().is_ipv4() == v4))
 }
 
 fn allocate(store: &Store, network: &ClusterNetwork) -> Result<ClusterNetwork, String> {
@@ -38,19 +43,22 @@ fn allocate(store: &Store, network: &ClusterNetwork) -> Result<ClusterNetwork, S
     if network.vni == 0 {
         network.vni = free_vni(store, &network)?;
     }
-    if network.spec.ipam.is_empty() {
-        let nothing = IpamConfig { subnet: None, ip_range: None, gateway: None, aux_addresses: Default::default() };
-        network.spec.ipam.push(nothing);
+    let open = |subnet| IpamConfig { subnet, ip_range: None, gateway: None, aux_addresses: Default::default() };
+    let spec = &mut network.spec;
+    if !has_family(spec, true) && spec.ipam.iter().all(|config| config.subnet.is_some()) {
+        spec.ipam.insert(0, open(None));
     }
-    for config in &mut network.spec.ipam {
-        let subnet = match config.subnet {
-            Some(subnet) => subnet,
-            None => IpNet::V4(free_subnet(store)?),
-        };
-        config.subnet = Some(subnet);
-        if let (None, IpNet::V4(subnet)) = (config.gateway, subnet) {
-            config.gateway = Some(IpAddr::V4(first_host(&subnet)));
-        }
+    for config in spec.ipam.iter_mut().filter(|config| config.subnet.is_none()) {
+        config.subnet = Some(IpNet::V4(free_subnet(store)?));
+    }
+    if spec.enable_ipv6 && !has_family(spec, false) {
+        spec.ipam.push(open(Some(IpNet::V6(free_subnet_ipv6(store)?))));
+    }
+    for config in spec.ipam.iter_mut().filter(|config| config.gateway.is_none()) {
+        config.gateway = config.subnet.map(|subnet| match subnet {
+            IpNet::V4(subnet) => IpAddr::V4(first_host(&subnet)),
+            IpNet::V6(subnet) => IpAddr::V6(first_host_ipv6(&subnet)),
+        });
     }
     Ok(network)
 }
@@ -82,4 +90,30 @@ pub(crate) fn free_subnet(store: &Store) -> Result<Ipv4Net, String> {
     });
     let is_free = |subnet: &Ipv4Net| !store.networks().any(|network| overlaps(&network.spec, &IpNet::V4(*subnet)));
     pools.flatten().find(is_free).ok_or_else(|| "could not find an available, non-overlapping IPv4 address pool".into())
+}
+
+/// Subnets of IPv6 are as long as everybody expects.
+const SUBNET_LENGTH_IPV6: u8 = 64;
+/// What starts a unique local range (RFC 4193), of which 40 bits are the swarm's own.
+const LOCAL_RANGE: u128 = 0xfd << 120;
+
+/// The first subnet of the swarm's own unique local range that overlaps no network's.
+pub(crate) fn free_subnet_ipv6(store: &Store) -> Result<Ipv6Net, String> {
+    let Some(cluster) = store.cluster() else { return Err("there is no cluster object".into()) };
+    let range = own_range(cluster.id.as_str());
+    let number = |number: u16| Ipv6Addr::from(range | u128::from(number) << 64);
+    let mut subnets = (0..=u16::MAX).filter_map(|n| Ipv6Net::new(number(n), SUBNET_LENGTH_IPV6).ok());
+    let is_free = |subnet: &Ipv6Net| !store.networks().any(|network| overlaps(&network.spec, &IpNet::V6(*subnet)));
+    subnets.find(is_free).ok_or_else(|| {
+        let range = Ipv6Addr::from(range);
+        format!("could not find an available, non-overlapping IPv6 address pool in {range}/48")
+    })
+}
+
+/// The same for everybody who knows the swarm's id, and another for other swarms.
+fn own_range(cluster: &str) -> u128 {
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    let hash = cluster.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    LOCAL_RANGE | u128::from(hash >> 24) << 80
 }

@@ -1,6 +1,6 @@
 //! Virtual addresses and published ports of services.
 
-use super::addresses::{is_overlay, next_free};
+use super::addresses::{Family, families, is_overlay, next_free, note_last};
 use super::networks::is_allocated;
 use crate::plan::draft::Draft;
 use crate::store::Store;
@@ -22,9 +22,7 @@ pub(crate) fn services(draft: &mut Draft<'_>, ids: &BTreeSet<String>) {
             Ok(endpoint) => {
                 for vip in &endpoint.virtual_ips {
                     if !service.endpoint.virtual_ips.contains(vip) {
-                        draft.edit_network(vip.network.as_str(), |network| {
-                            network.last_address = Some(vip.address.addr())
-                        });
+                        draft.edit_network(vip.network.as_str(), |network| note_last(network, vip.address.addr()));
                     }
                 }
                 draft.edit_service(id, |service| service.endpoint = endpoint);
@@ -37,9 +35,11 @@ pub(crate) fn services(draft: &mut Draft<'_>, ids: &BTreeSet<String>) {
 /// Why tasks of a service have to wait for it, if they have to.
 pub(super) fn unallocated(store: &Store, service: &Service) -> Option<String> {
     let endpoint = &service.endpoint;
-    let have: BTreeSet<&str> = endpoint.virtual_ips.iter().map(|vip| vip.network.as_str()).collect();
+    let have: BTreeSet<(&str, Family)> =
+        endpoint.virtual_ips.iter().map(|vip| (vip.network.as_str(), Family::of(vip.address.addr()))).collect();
     let networks = networks_with_vip(store, service);
-    let want: BTreeSet<&str> = networks.iter().map(|network| network.id.as_str()).collect();
+    let want: BTreeSet<(&str, Family)> =
+        networks.iter().flat_map(|network| families(network).iter().map(|family| (network.id.as_str(), *family))).collect();
     let ports_match =
         endpoint.spec == service.spec.endpoint && endpoint.ports.len() == service.spec.endpoint.ports.len();
     if have == want && ports_match {
@@ -52,15 +52,17 @@ pub(super) fn unallocated(store: &Store, service: &Service) -> Option<String> {
 fn endpoint(store: &Store, service: &Service) -> Result<ServiceEndpoint, String> {
     let mut endpoint = ServiceEndpoint { spec: service.spec.endpoint.clone(), ..ServiceEndpoint::default() };
     for network in networks_with_vip(store, service) {
-        let kept = service.endpoint.virtual_ips.iter().find(|vip| vip.network == network.id);
-        let vip = match kept {
-            Some(vip) => vip.clone(),
-            None if is_allocated(&network) => {
-                VirtualIp { network: network.id.clone(), address: next_free(store, &network)? }
-            }
-            None => return Err(format!("network {} has no subnet yet", network.spec.name)),
-        };
-        endpoint.virtual_ips.push(vip);
+        for family in families(&network) {
+            let is_it = |vip: &&VirtualIp| vip.network == network.id && Family::of(vip.address.addr()) == *family;
+            let vip = match service.endpoint.virtual_ips.iter().find(is_it) {
+                Some(vip) => vip.clone(),
+                None if is_allocated(&network) => {
+                    VirtualIp { network: network.id.clone(), address: next_free(store, &network, *family)? }
+                }
+                None => return Err(format!("network {} has no subnet yet", network.spec.name)),
+            };
+            endpoint.virtual_ips.push(vip);
+        }
     }
     for port in &service.spec.endpoint.ports {
         let allocated = allocate_port(store, service, port, &endpoint.ports)?;

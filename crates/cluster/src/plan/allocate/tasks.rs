@@ -1,6 +1,6 @@
 //! Addresses of tasks, and of every node's balancer on the networks its tasks use.
 
-use super::addresses::{is_overlay, next_free};
+use super::addresses::{Family, families, is_overlay, next_free, note_last};
 use super::networks::is_allocated;
 use super::services::unallocated;
 use crate::plan::draft::Draft;
@@ -9,7 +9,7 @@ use crate::store::Store;
 use ipnet::IpNet;
 use skep_model::id::NetworkId;
 use skep_model::node::NodeState;
-use skep_model::service::ServiceEndpoint;
+use skep_model::service::{ClusterNetwork, ServiceEndpoint};
 use skep_model::task::{Task, TaskAttachment, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,10 @@ fn attachments(store: &Store, task: &Task) -> Result<Vec<TaskAttachment>, String
             let addresses = match (is_overlay(network), is_allocated(network)) {
                 (false, _) => Vec::new(),
                 (true, false) => return Err(format!("network {} has no subnet yet", network.spec.name)),
-                (true, true) => vec![next_free(store, network)?],
+                (true, true) => {
+                    let free = families(network).iter().map(|family| next_free(store, network, *family));
+                    free.collect::<Result<_, _>>()?
+                }
             };
             Ok(TaskAttachment {
                 network: network.id.clone(),
@@ -62,8 +65,8 @@ fn attachments(store: &Store, task: &Task) -> Result<Vec<TaskAttachment>, String
 
 fn admit(draft: &mut Draft<'_>, task: &str, legs: Vec<TaskAttachment>, endpoint: &ServiceEndpoint) {
     for leg in &legs {
-        if let Some(address) = leg.addresses.first() {
-            draft.edit_network(leg.network.as_str(), |network| network.last_address = Some(address.addr()));
+        for address in &leg.addresses {
+            draft.edit_network(leg.network.as_str(), |network| note_last(network, address.addr()));
         }
     }
     let now = draft.now;
@@ -86,25 +89,38 @@ pub(crate) fn nodes(draft: &mut Draft<'_>, ids: &BTreeSet<String>) {
             continue;
         }
         let wanted = networks_of_node(&draft.store, id);
-        let kept = node.attachments.iter().filter(|(network, _)| wanted.contains(*network));
-        let mut attachments: BTreeMap<NetworkId, IpNet> = kept.map(|(network, net)| (network.clone(), *net)).collect();
+        let kept = |held: &BTreeMap<NetworkId, IpNet>| {
+            let kept = held.iter().filter(|(network, _)| wanted.contains(*network));
+            kept.map(|(network, net)| (network.clone(), *net)).collect::<BTreeMap<_, _>>()
+        };
+        let (mut attachments, mut attachments_ipv6) = (kept(&node.attachments), kept(&node.attachments_ipv6));
         for network in wanted {
-            if attachments.contains_key(&network) {
-                continue;
-            }
             let Some(object) = draft.store.network(network.as_str()).cloned() else { continue };
-            match next_free(&draft.store, &object) {
-                Ok(address) => {
-                    draft.edit_network(network.as_str(), |object| object.last_address = Some(address.addr()));
-                    attachments.insert(network, address);
-                }
-                Err(reason) => {
-                    draft.waiting(|| format!("node {id}: {reason}"));
+            for family in families(&object) {
+                let held = if *family == Family::V4 { &mut attachments } else { &mut attachments_ipv6 };
+                if !held.contains_key(&network) {
+                    held.extend(balancer_address(draft, id, &object, *family).map(|net| (network.clone(), net)));
                 }
             }
         }
-        if attachments != node.attachments {
-            draft.edit_node(id, |node| node.attachments = attachments);
+        if attachments != node.attachments || attachments_ipv6 != node.attachments_ipv6 {
+            draft.edit_node(id, |node| {
+                node.attachments = attachments;
+                node.attachments_ipv6 = attachments_ipv6;
+            });
+        }
+    }
+}
+
+fn balancer_address(draft: &mut Draft<'_>, node: &str, network: &ClusterNetwork, family: Family) -> Option<IpNet> {
+    match next_free(&draft.store, network, family) {
+        Ok(address) => {
+            draft.edit_network(network.id.as_str(), |network| note_last(network, address.addr()));
+            Some(address)
+        }
+        Err(reason) => {
+            draft.waiting(|| format!("node {node}: {reason}"));
+            None
         }
     }
 }

@@ -29,20 +29,30 @@ pub fn mark_of(port: &IngressPort) -> u32 {
 /// All ports with their targets; one that is named several times weighs as much. `hops`
 /// lead to the other nodes of the mesh.
 pub fn services(ports: &[IngressPort], hops: &[IpAddr]) -> Services {
-    ports.iter().map(|port| (Service { mark: mark_of(port), family: Family::V4 }, destinations(port, hops))).collect()
+    let of_port = |port: &IngressPort| {
+        // Not every kernel balances IPv6, and not every node has it.
+        let has_ipv6 = port.everywhere.iter().chain(&port.draining).any(|target| target.address.is_ipv6());
+        let families = if has_ipv6 { &[Family::V4, Family::V6][..] } else { &[Family::V4] };
+        let service = |family: &Family| {
+            (Service { mark: mark_of(port), family: *family }, destinations(port, hops, *family))
+        };
+        families.iter().map(service).collect::<Vec<_>>()
+    };
+    ports.iter().flat_map(of_port).collect()
 }
 
-fn destinations(port: &IngressPort, hops: &[IpAddr]) -> BTreeMap<Destination, u32> {
+fn destinations(port: &IngressPort, hops: &[IpAddr], family: Family) -> BTreeMap<Destination, u32> {
     let mut weights = BTreeMap::new();
+    let is_meant = |address: &IpAddr| Family::of(*address) == family;
     // Removing a destination cuts its connections: they may end in peace where a task is
     // told to stop, here or on another node. Of UDP nobody knows when it ends.
     if port.protocol != Protocol::Udp {
-        let idle = hops.iter().map(|hop| Destination { address: *hop, port: port.published_port });
+        let idle = hops.iter().filter(|hop| is_meant(hop)).map(|hop| Destination { address: *hop, port: port.published_port });
         weights.extend(idle.map(|destination| (destination, 0)));
     }
-    let draining = port.draining.iter().filter(|target| target.address.is_ipv4());
+    let draining = port.draining.iter().filter(|target| is_meant(&target.address));
     weights.extend(draining.map(|target| (Destination { address: target.address, port: target.port }, 0)));
-    for target in port.everywhere.iter().filter(|target| target.address.is_ipv4()) {
+    for target in port.everywhere.iter().filter(|target| is_meant(&target.address)) {
         *weights.entry(Destination { address: target.address, port: target.port }).or_default() += 1;
     }
     weights
@@ -72,7 +82,7 @@ mod tests {
     fn check(port: &IngressPort, expect: &[(&str, u32)]) {
         let hops = ["198.18.0.3".parse().unwrap(), "198.18.0.4".parse().unwrap()];
         let services = services(std::slice::from_ref(port), &hops);
-        let destinations = services.values().next().unwrap().iter();
+        let destinations = services.values().flatten();
         let lines: Vec<_> = destinations.map(|(to, weight)| (format!("{}:{}", to.address, to.port), *weight)).collect();
         assert_eq!(lines, expect.iter().map(|(to, weight)| ((*to).to_owned(), *weight)).collect::<Vec<_>>());
     }
@@ -85,6 +95,9 @@ mod tests {
             &[("172.18.0.3:80", 1), ("172.18.0.9:80", 0), ("198.18.0.3:8080", 2), ("198.18.0.4:8080", 0)],
         );
         check(&port(Protocol::Udp, &everywhere, &[]), &[("172.18.0.3:80", 1), ("198.18.0.3:8080", 2)]);
+        let mut dual = port(Protocol::Udp, &["172.18.0.3:80"], &[]);
+        dual.everywhere.push(Target { address: "fd00::3".parse().unwrap(), port: 80 });
+        check(&dual, &[("172.18.0.3:80", 1), ("fd00::3:80", 1)]);
     }
 
     #[test]

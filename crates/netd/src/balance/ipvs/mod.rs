@@ -68,8 +68,7 @@ impl Balancer for Ipvs {
 
     fn balanced(&self, services: &[&DesiredService]) -> Option<Services> {
         let mut balanced = Services::new();
-        for service in services {
-            let Some(vip) = service.vip else { continue };
+        for (service, vip) in services.iter().flat_map(|service| service.vips().map(move |vip| (service, vip))) {
             let destinations = service
                 .backends
                 .iter()
@@ -106,7 +105,7 @@ fn service_of(vip: IpAddr) -> Service {
 
 /// Without a backend for new connections the address itself refuses them.
 fn takes_connections(service: &DesiredService, family: Family) -> Option<(IpAddr, Service)> {
-    let vip = service.vip.filter(|vip| Family::of(*vip) == family)?;
+    let vip = service.vips().find(|vip| Family::of(*vip) == family)?;
     let is_open = service.backends.iter().any(|backend| backend.weight > 0 && Family::of(backend.address) == family);
     is_open.then(|| (vip, service_of(vip)))
 }
@@ -130,6 +129,7 @@ mod tests {
             aliases: Vec::new(),
             network: NetworkId("n".into()),
             vip: Some(vip.parse().unwrap()),
+            vip_ipv6: None,
             backends: backends.iter().map(backend).collect(),
         }
     }
@@ -152,7 +152,10 @@ mod tests {
     fn services_without_an_address_are_not_balanced() {
         let mut unnamed = service("fd00::1:5", &[("fd00::1:7", 1)]);
         assert_eq!(Ipvs.balanced(&[&unnamed]).unwrap().keys().next().unwrap().mark, 0x0001_0005);
-        unnamed.vip = None;
+        unnamed.vip_ipv6 = Some("fd00::2:6".parse().unwrap());
+        let services = Ipvs.balanced(&[&unnamed]).unwrap();
+        assert_eq!(services.keys().map(|service| service.mark).collect::<Vec<_>>(), [0x0001_0005, 0x0002_0006]);
+        (unnamed.vip, unnamed.vip_ipv6) = (None, None);
         assert!(Ipvs.balanced(&[&unnamed]).unwrap().is_empty());
     }
 }
