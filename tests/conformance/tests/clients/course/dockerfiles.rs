@@ -2,7 +2,7 @@
 
 use super::{Desk, same_columns};
 use anyhow::{Result, ensure};
-use skep_conformance::{Host, wait};
+use skep_conformance::{Client, Host, wait};
 use std::fs;
 
 pub(super) fn dockerfiles(host: &mut Host) -> Result<()> {
@@ -114,6 +114,10 @@ pub(super) fn flask_and_users(host: &mut Host) -> Result<()> {
     desk.types("docker build -t flask-demo .")?;
     desk.write("Dockerfile", FLASK_NO_ROOT)?;
     desk.types("docker build -t flask-no-root .")?;
+    // The client that has BuildKit's side built in may use it for the same file.
+    if host.client().label == Client::debian_docker().label {
+        desk.types("DOCKER_BUILDKIT=1 docker build -t flask-no-root --no-cache .")?;
+    }
     let shown = desk.types("docker image ls")?;
     ensure!(shown.contains("flask-no-root") && shown.contains("3.9.5-slim"), "{shown}");
     desk.types("docker run -d --name flask-root flask-demo")?;
