@@ -141,7 +141,12 @@ impl Audience {
     fn add_network(&mut self, old: Option<&ClusterNetwork>, new: Option<&ClusterNetwork>) {
         let face = |network: Option<&ClusterNetwork>| {
             // The last address given out is the managers' own affair.
-            network.map(|n| ClusterNetwork { meta: Default::default(), last_address: None, last_address_ipv6: None, ..n.clone() })
+            network.map(|n| ClusterNetwork {
+                meta: Default::default(),
+                last_address: None,
+                last_address_ipv6: None,
+                ..n.clone()
+            })
         };
         if face(old) == face(new) {
             return;

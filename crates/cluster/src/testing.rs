@@ -138,8 +138,12 @@ impl World {
     }
 
     pub(crate) fn report(&mut self, task: &Task, state: TaskState) {
-        let container =
-            TaskContainerStatus { container_id: format!("c-{}", task.id).as_str().into(), pid: 1, ipv6: true, exit_code: 0 };
+        let container = TaskContainerStatus {
+            container_id: format!("c-{}", task.id).as_str().into(),
+            pid: 1,
+            ipv6: true,
+            exit_code: 0,
+        };
         let status = TaskStatus { state, timestamp: self.now, container: Some(container), ..TaskStatus::default() };
         let writes = edit::task_status(&self.store, &task.node_id, &[(task.id.0.clone(), status)]).unwrap();
         self.apply(writes).unwrap();

@@ -18,23 +18,78 @@ use std::fmt;
 pub enum Op {
     CreateNamespace(NetworkId),
     RemoveNamespace(NetworkId),
-    DeleteLink { place: PlaceId, name: String },
-    CreateLink { place: PlaceId, name: String, link: Link },
-    UpdateLink { place: PlaceId, name: String, link: Link },
-    AddAddress { place: PlaceId, link: String, address: IpNet },
-    RemoveAddress { place: PlaceId, link: String, address: IpNet },
-    SetSysctl { place: PlaceId, key: String, value: String, optional: bool },
-    SetDefaultRoute { place: PlaceId, route: DefaultRoute },
-    AddForwarding { place: PlaceId, entry: Forwarding },
-    RemoveForwarding { place: PlaceId, entry: Forwarding },
-    AddPolicyRule { place: PlaceId, rule: PolicyRule },
-    RemovePolicyRule { place: PlaceId, rule: PolicyRule },
-    SetTableRoute { place: PlaceId, route: TableRoute },
-    RemoveTableRoute { place: PlaceId, route: TableRoute },
+    DeleteLink {
+        place: PlaceId,
+        name: String,
+    },
+    CreateLink {
+        place: PlaceId,
+        name: String,
+        link: Link,
+    },
+    UpdateLink {
+        place: PlaceId,
+        name: String,
+        link: Link,
+    },
+    AddAddress {
+        place: PlaceId,
+        link: String,
+        address: IpNet,
+    },
+    RemoveAddress {
+        place: PlaceId,
+        link: String,
+        address: IpNet,
+    },
+    SetSysctl {
+        place: PlaceId,
+        key: String,
+        value: String,
+        optional: bool,
+    },
+    SetDefaultRoute {
+        place: PlaceId,
+        route: DefaultRoute,
+    },
+    AddForwarding {
+        place: PlaceId,
+        entry: Forwarding,
+    },
+    RemoveForwarding {
+        place: PlaceId,
+        entry: Forwarding,
+    },
+    AddPolicyRule {
+        place: PlaceId,
+        rule: PolicyRule,
+    },
+    RemovePolicyRule {
+        place: PlaceId,
+        rule: PolicyRule,
+    },
+    SetTableRoute {
+        place: PlaceId,
+        route: TableRoute,
+    },
+    RemoveTableRoute {
+        place: PlaceId,
+        route: TableRoute,
+    },
     /// It goes with its link.
-    SetLoopbackRoute { place: PlaceId, link: String },
-    Rules { place: PlaceId, family: TableFamily, changes: Vec<Change> },
-    Balance { place: PlaceId, changes: Vec<ipvs::Change> },
+    SetLoopbackRoute {
+        place: PlaceId,
+        link: String,
+    },
+    Rules {
+        place: PlaceId,
+        family: TableFamily,
+        changes: Vec<Change>,
+    },
+    Balance {
+        place: PlaceId,
+        changes: Vec<ipvs::Change>,
+    },
 }
 
 impl Op {

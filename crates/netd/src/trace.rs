@@ -150,7 +150,10 @@ fn behind_port(facts: &Facts<'_>, port: &DesiredIngress, backend: &IngressBacken
         IngressBackend::Remote { task, node_address, .. } => {
             let hop = Mesh::of(facts.desired).and_then(|mesh| {
                 let node = mesh.node_of(*node_address)?;
-                Some((SocketAddr::new(mesh.hop_of(*node_address, Family::V4)?, port.published_port), Way::Tunnel { node }))
+                Some((
+                    SocketAddr::new(mesh.hop_of(*node_address, Family::V4)?, port.published_port),
+                    Way::Tunnel { node },
+                ))
             });
             (task, false, hop)
         }

@@ -163,8 +163,11 @@ async fn older_generations_are_refused_and_leaving_leaves_nothing() {
 async fn a_backend_on_an_unknown_node_is_said_to_be_so() {
     let lab = Lab::new();
     let mut state = state(1, &[]);
-    state.ingress[0].backends =
-        vec![IngressBackend::Remote { task: TaskId("far".into()), node_address: "10.99.0.9".parse().unwrap(), ipv6: false }];
+    state.ingress[0].backends = vec![IngressBackend::Remote {
+        task: TaskId("far".into()),
+        node_address: "10.99.0.9".parse().unwrap(),
+        ipv6: false,
+    }];
     lab.client.set_cluster(state).await.unwrap();
     let failing = lab.client.status().await.unwrap().failing;
     assert_eq!(failing, ["ingress 8080: task far is on a node that this one does not know as 10.99.0.9"]);

@@ -309,6 +309,6 @@ impl SmallAgent {
         local.status.timestamp = now;
         local.status.message = state.as_str().into();
         let container_id = format!("container-{id}").as_str().into();
-        local.status.container = Some(TaskContainerStatus { container_id, pid: 1, exit_code: 0, ipv6: false });
+        local.status.container = Some(TaskContainerStatus { container_id, pid: 1, ipv6: false, exit_code: 0 });
     }
 }

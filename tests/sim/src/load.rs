@@ -249,7 +249,7 @@ impl Load {
     fn create_network(&mut self, world: &mut World, leader: usize, store: &Store) {
         self.names += 1;
         let mut spec = NetworkSpec { name: format!("n{}", self.names), ..NetworkSpec::default() };
-        spec.enable_ipv6 = self.names % 3 == 0;
+        spec.enable_ipv6 = self.names.is_multiple_of(3);
         if self.dice.chance(600) {
             // Small, so that addresses are reused soon and run out.
             let subnet = format!("10.77.{}.0/28", self.names % 200).parse().ok();

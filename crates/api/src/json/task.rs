@@ -169,7 +169,8 @@ mod tests {
         };
         task.status.state = TaskState::Running;
         task.status.message = "started".into();
-        task.status.container = Some(TaskContainerStatus { container_id: "de9f".into(), pid: 3368, exit_code: 0 });
+        task.status.container =
+            Some(TaskContainerStatus { container_id: "de9f".into(), pid: 3368, ipv6: false, exit_code: 0 });
         task
     }
 

@@ -371,7 +371,8 @@ fn an_exhausted_ipv6_subnet_is_named_and_the_pools_are_the_swarms_own() {
     let waiting: Vec<_> = world.tasks(&id).into_iter().filter(|t| t.status.state == TaskState::New).collect();
     assert_eq!(waiting.len(), 2);
     assert_eq!(waiting[0].status.err, "network small has no free IPv6 address in fd00:7::/125 (7 of 7)");
-    let subnet = |id: &skep_model::id::NetworkId| world.store.network(id.as_str()).unwrap().spec.ipam[1].subnet.unwrap();
+    let subnet =
+        |id: &skep_model::id::NetworkId| world.store.network(id.as_str()).unwrap().spec.ipam[1].subnet.unwrap();
     let (one, two) = (subnet(&one), subnet(&two));
     assert_eq!((one.prefix_len(), two.prefix_len()), (64, 64));
     assert!(one != two && one.supernet().unwrap() == two.supernet().unwrap(), "{one} {two}");

@@ -290,7 +290,8 @@ impl Inner {
                 }
             }
         }
-        let own: Vec<IpAddr> = plan.endpoints.values().flat_map(|leg| leg.ip_address.into_iter().chain(leg.ipv6_address)).collect();
+        let own: Vec<IpAddr> =
+            plan.endpoints.values().flat_map(|leg| leg.ip_address.into_iter().chain(leg.ipv6_address)).collect();
         text::hosts(&extra, &own, &info.config.hostname, &info.config.domainname)
     }
 

@@ -183,6 +183,6 @@ mod tests {
         let links = BTreeMap::from([(5, &name)]);
         assert_eq!(read_routes(&[answer], &links), [route]);
         let answer = Answer { message_type: NEW_ROUTE, body: set_loopback_route(5).body };
-        assert_eq!(read_loopback_routes(&[answer], &links), [name.clone()]);
+        assert_eq!(read_loopback_routes(&[answer], &links), std::slice::from_ref(&name));
     }
 }

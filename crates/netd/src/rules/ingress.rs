@@ -174,9 +174,8 @@ fn last_rules() -> Vec<Rule> {
 /// Another node's own connection may be led back to that node, which would take a packet
 /// with its own source for a forgery.
 pub(super) fn postrouting_rules(marked: bool) -> Vec<Rule> {
-    let from_node = |family: Family| {
-        Rule::new().oif_is(MESH_TUNNEL).family_is(family).source_in_set(family, nodes_set(family))
-    };
+    let from_node =
+        |family: Family| Rule::new().oif_is(MESH_TUNNEL).family_is(family).source_in_set(family, nodes_set(family));
     let from_loopback = |net| Rule::new().source_in(net).oif_is(MESH_TUNNEL).masquerade();
     let families = [Family::V4, Family::V6];
     let translated = families.map(|family| from_node(family).ct_status_any(CT_STATUS_DNAT).masquerade());

@@ -103,7 +103,8 @@ pub(super) fn next_free(store: &Store, network: &ClusterNetwork, family: Family)
     };
     let last = last.filter(|last| Family::of(*last) == family).map_or(0, number_of);
     // First what lies behind the last address, then from the start again.
-    let behind = ranges.iter().filter(|range| range.high > last).map(|range| Range { low: range.low.max(last + 1), ..*range });
+    let behind =
+        ranges.iter().filter(|range| range.high > last).map(|range| Range { low: range.low.max(last + 1), ..*range });
     let found = behind.chain(ranges.iter().copied()).find_map(|range| {
         let number = (range.low..=range.high).find(is_free)?;
         IpNet::new(address_of(number, family), range.prefix).ok()

@@ -38,8 +38,10 @@ pub(super) fn unallocated(store: &Store, service: &Service) -> Option<String> {
     let have: BTreeSet<(&str, Family)> =
         endpoint.virtual_ips.iter().map(|vip| (vip.network.as_str(), Family::of(vip.address.addr()))).collect();
     let networks = networks_with_vip(store, service);
-    let want: BTreeSet<(&str, Family)> =
-        networks.iter().flat_map(|network| families(network).iter().map(|family| (network.id.as_str(), *family))).collect();
+    let want: BTreeSet<(&str, Family)> = networks
+        .iter()
+        .flat_map(|network| families(network).iter().map(|family| (network.id.as_str(), *family)))
+        .collect();
     let ports_match =
         endpoint.spec == service.spec.endpoint && endpoint.ports.len() == service.spec.endpoint.ports.len();
     if have == want && ports_match {

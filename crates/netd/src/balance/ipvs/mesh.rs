@@ -33,9 +33,8 @@ pub fn services(ports: &[IngressPort], hops: &[IpAddr]) -> Services {
         // Not every kernel balances IPv6, and not every node has it.
         let has_ipv6 = port.everywhere.iter().chain(&port.draining).any(|target| target.address.is_ipv6());
         let families = if has_ipv6 { &[Family::V4, Family::V6][..] } else { &[Family::V4] };
-        let service = |family: &Family| {
-            (Service { mark: mark_of(port), family: *family }, destinations(port, hops, *family))
-        };
+        let service =
+            |family: &Family| (Service { mark: mark_of(port), family: *family }, destinations(port, hops, *family));
         families.iter().map(service).collect::<Vec<_>>()
     };
     ports.iter().flat_map(of_port).collect()
@@ -47,7 +46,8 @@ fn destinations(port: &IngressPort, hops: &[IpAddr], family: Family) -> BTreeMap
     // Removing a destination cuts its connections: they may end in peace where a task is
     // told to stop, here or on another node. Of UDP nobody knows when it ends.
     if port.protocol != Protocol::Udp {
-        let idle = hops.iter().filter(|hop| is_meant(hop)).map(|hop| Destination { address: *hop, port: port.published_port });
+        let idle =
+            hops.iter().filter(|hop| is_meant(hop)).map(|hop| Destination { address: *hop, port: port.published_port });
         weights.extend(idle.map(|destination| (destination, 0)));
     }
     let draining = port.draining.iter().filter(|target| is_meant(&target.address));
