@@ -32,6 +32,8 @@ const OPEN_MAX: Duration = Duration::from_secs(5);
 const FORWARD_MAX: Duration = Duration::from_secs(8);
 /// How long it is waited for a leader, and for a node that is said to be ready.
 const REACH_PATIENCE: Duration = Duration::from_secs(2);
+/// Another manager that says that it does not lead is asked again so often.
+const ASK_AGAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 type Pieces = mpsc::Sender<Result<TunnelPiece, Status>>;
 type Requests = mpsc::Sender<Result<TunnelRequest, Status>>;
@@ -93,9 +95,13 @@ impl Tunnels {
                 Leadership::Other(leader) => self.ask_leader(leader, node).await,
                 Leadership::Nobody { .. } => Err(Error::unavailable("the swarm does not have a leader at present")),
             };
-            // Whoever was asked may be the last to know that it leads no more.
-            let changed = async { tokio::time::timeout_at(give_up, leadership.changed()).await };
-            if reached.is_ok() || !self.is_ready(node) || !matches!(changed.await, Ok(Ok(()))) {
+            if reached.is_ok() || !self.is_ready(node) || Instant::now() >= give_up {
+                return reached;
+            }
+            // Whoever was asked may be the last to know that it leads no more. Or it leads again
+            // in a moment, which cannot be seen from here: it is asked once more.
+            let until = give_up.min(Instant::now() + ASK_AGAIN_INTERVAL);
+            if matches!(tokio::time::timeout_at(until, leadership.changed()).await, Ok(Err(_))) {
                 return reached;
             }
         }
