@@ -5,6 +5,7 @@ use crate::error::{IdentityError, Result};
 use crate::token::RootDigest;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SubjectPublicKeyInfo,
 };
 use skep_model::Timestamp;
 use skep_model::id::{ClusterId, NodeId};
@@ -31,6 +32,17 @@ pub struct NodeSubject {
     pub node_id: NodeId,
     pub role: Role,
     pub cluster_id: ClusterId,
+}
+
+impl NodeSubject {
+    /// Host names that the certificate holds for.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names = vec![self.role.certificate_unit().to_owned(), self.node_id.0.clone()];
+        if self.role == Role::Manager {
+            names.push(ROOT_NAME.to_owned());
+        }
+        names
+    }
 }
 
 /// The root certificate with its key. Only managers hold one.
@@ -93,10 +105,7 @@ impl CertificateAuthority {
     /// When a part is malformed, they do not belong together, it is no CA, or it holds for
     /// less than a year from now.
     pub fn adopt(cert_pem: &str, key_pem: &str, now: Timestamp) -> Result<Self> {
-        if crate::tls::certificates(cert_pem)?.len() != 1 {
-            return Err(IdentityError::Root("it must be a single certificate".into()));
-        }
-        crate::peer::check_root(&crate::tls::first_certificate(cert_pem)?, now.plus(USER_ROOT_VALIDITY_MIN))?;
+        check_root(cert_pem, now)?;
         Self::from_pem(cert_pem, key_pem)
     }
 
@@ -105,16 +114,25 @@ impl CertificateAuthority {
     /// # Errors
     /// When the new root's name cannot be copied.
     pub fn cross_sign(&self, new: &Self, now: Timestamp) -> Result<String> {
-        let der = crate::tls::first_certificate(&new.cert_pem)?;
+        let cross_signed = self.cross_sign_root(&new.cert_pem, now)?;
+        new.check_cross_signed(&cross_signed, &self.cert_pem, now)?;
+        Ok(cross_signed)
+    }
+
+    /// The same for a root whose key is not here.
+    ///
+    /// # Errors
+    /// When the new root's name or key cannot be copied.
+    pub fn cross_sign_root(&self, cert_pem: &str, now: Timestamp) -> Result<String> {
+        let der = crate::tls::first_certificate(cert_pem)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = crate::peer::subject_of(&der)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, now, ROOT_VALIDITY);
-        let cross_signed = params.signed_by(new.issuer.key(), &self.issuer)?.pem();
-        new.check_cross_signed(&cross_signed, &self.cert_pem, now)?;
-        Ok(cross_signed)
+        let key = SubjectPublicKeyInfo::from_der(&crate::peer::public_key_of(&der)?)?;
+        Ok(params.signed_by(&key, &self.issuer)?.pem())
     }
 
     /// Signs for nobody and looks whether the old root's followers would take it.
@@ -143,13 +161,20 @@ impl fmt::Debug for CertificateAuthority {
     }
 }
 
+/// Whether a root that a user made elsewhere may become the swarm's.
+///
+/// # Errors
+/// When it is malformed, no CA, not alone, or holds for less than a year from now.
+pub fn check_root(cert_pem: &str, now: Timestamp) -> Result<()> {
+    if crate::tls::certificates(cert_pem)?.len() != 1 {
+        return Err(IdentityError::Root("it must be a single certificate".into()));
+    }
+    crate::peer::check_root(&crate::tls::first_certificate(cert_pem)?, now.plus(USER_ROOT_VALIDITY_MIN))
+}
+
 fn node_params(subject: &NodeSubject, now: Timestamp, validity: Duration) -> Result<CertificateParams> {
     let unit = subject.role.certificate_unit();
-    let mut names = vec![unit.to_owned(), subject.node_id.0.clone()];
-    if subject.role == Role::Manager {
-        names.push(ROOT_NAME.to_owned());
-    }
-    let mut params = CertificateParams::new(names)?;
+    let mut params = CertificateParams::new(subject.names())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, subject.cluster_id.as_str());
     params.distinguished_name.push(DnType::OrganizationalUnitName, unit);

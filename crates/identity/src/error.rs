@@ -29,6 +29,8 @@ pub enum IdentityError {
     Encrypt,
     #[error("certificate is for node {found}, not for {expected}")]
     OtherNode { expected: String, found: String },
+    #[error("the external CA: {0}")]
+    External(String),
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
     #[error("{path}: {source}")]
@@ -49,7 +51,9 @@ impl From<IdentityError> for skep_model::Error {
             | IdentityError::Root(_)
             | IdentityError::UnlockKey => Self::invalid(text),
             IdentityError::WrongUnlockKey => Self::unauthenticated(text),
-            IdentityError::Connect { .. } | IdentityError::Locked => Self::unavailable(text),
+            IdentityError::Connect { .. } | IdentityError::External(_) | IdentityError::Locked => {
+                Self::unavailable(text)
+            }
             IdentityError::Make(_)
             | IdentityError::Certificate(_)
             | IdentityError::Key

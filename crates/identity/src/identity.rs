@@ -35,6 +35,7 @@ struct Live {
     root_pem: Arc<str>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    keys: Arc<Keys>,
 }
 
 impl Live {
@@ -48,7 +49,8 @@ impl Live {
             issuer: Issuer::of_chain(&parts.chain_pem, &parts.root_pem).ok(),
             root_pem: parts.root_pem.as_str().into(),
             server: tls::server_config(&parts.root_pem, keys.clone())?,
-            client: tls::client_config(&parts.root_pem, keys)?,
+            client: tls::client_config(&parts.root_pem, keys.clone())?,
+            keys,
         };
         Ok((peer, live))
     }
@@ -140,6 +142,16 @@ impl Identity {
     /// For outgoing connections, verified against the swarm's roots. To be asked for at each handshake.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         self.live().client
+    }
+
+    /// For requests by HTTP/1.1 to a server that shows a certificate of the swarm's roots or of
+    /// `other_roots_pem`; this node shows its own.
+    ///
+    /// # Errors
+    /// When the roots are malformed.
+    pub fn https_config(&self, other_roots_pem: &str) -> Result<ClientConfig> {
+        let live = self.live();
+        tls::https_config_with(&format!("{}\n{other_roots_pem}", live.root_pem.trim_end()), Some(live.keys))
     }
 
     /// Connects to a manager's gRPC port (`host:port`) and completes TLS before answering.

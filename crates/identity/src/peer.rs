@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use skep_model::Timestamp;
 use skep_model::id::{ClusterId, NodeId};
 use skep_model::node::Role;
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{GeneralName, X509Certificate};
 use x509_parser::x509::AttributeTypeAndValue;
 
 /// ASN.1 tags of the string types that names are made of.
@@ -152,6 +152,24 @@ pub(crate) fn subject_of(der: &[u8]) -> Result<DistinguishedName> {
 pub fn public_key_digest(chain_pem: &str) -> Result<String> {
     let der = crate::tls::first_certificate(chain_pem)?;
     Ok(hex::encode(Sha256::digest(parse(&der)?.public_key().raw)))
+}
+
+/// SubjectPublicKeyInfo of a certificate, in DER.
+pub(crate) fn public_key_of(der: &[u8]) -> Result<Vec<u8>> {
+    Ok(parse(der)?.public_key().raw.to_vec())
+}
+
+/// Host names that a certificate holds for.
+pub(crate) fn names_of(der: &[u8]) -> Result<Vec<String>> {
+    let cert = parse(der)?;
+    let malformed = |e: x509_parser::error::X509Error| IdentityError::Certificate(e.to_string());
+    let names = cert.subject_alternative_name().map_err(malformed)?;
+    let names = names.into_iter().flat_map(|names| &names.value.general_names);
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    Ok(names.collect())
 }
 
 /// Whether the certificate is for this key.

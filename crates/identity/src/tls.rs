@@ -98,6 +98,26 @@ pub(crate) fn client_config(root_pem: &str, keys: Arc<Keys>) -> Result<Arc<Clien
     Ok(Arc::new(config))
 }
 
+/// For requests by HTTP/1.1 without a certificate, to a server that shows one of these roots.
+///
+/// # Errors
+/// When the roots are malformed.
+pub fn https_config(root_pem: &str) -> Result<ClientConfig> {
+    https_config_with(root_pem, None)
+}
+
+pub(crate) fn https_config_with(root_pem: &str, keys: Option<Arc<Keys>>) -> Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots(root_pem)?);
+    let mut config = match keys {
+        Some(keys) => builder.with_client_cert_resolver(keys),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 /// Connects to a manager of the swarm that `token` is for, without a certificate of our own.
 /// The manager is authenticated: its chain must end in a root with the token's digest. Good
 /// for `Ca` and `NodeCa` only, everything else wants a certificate.

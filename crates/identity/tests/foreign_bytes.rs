@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use skep_identity::{
     CertStore, CertificateAuthority, CertificateRequest, Identity, Issuer, JoinToken, NodeSubject, Peer, RootDigest,
-    StoredIdentity, UnlockKey, Vault,
+    StoredIdentity, UnlockKey, Vault, check_issued, check_root, read_answer,
 };
 use skep_model::Timestamp;
 use skep_model::node::Role;
@@ -42,8 +42,12 @@ fn no_changed_byte_of_a_root_brings_anybody_down() {
         for change in [1, 0x20, 0x7f, 0x80, 0xff] {
             let mut der = root.clone();
             der[position] ^= change;
-            if let Ok(adopted) = CertificateAuthority::adopt(&pem("CERTIFICATE", &der), AUTHORITY.key_pem(), NOW) {
+            let changed = pem("CERTIFICATE", &der);
+            if let Ok(adopted) = CertificateAuthority::adopt(&changed, AUTHORITY.key_pem(), NOW) {
                 let _ = AUTHORITY.cross_sign(&adopted, NOW);
+            }
+            if check_root(&changed, NOW).is_ok() {
+                let _ = AUTHORITY.cross_sign_root(&changed, NOW);
             }
         }
     }
@@ -51,6 +55,18 @@ fn no_changed_byte_of_a_root_brings_anybody_down() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_of_an_external_ca_are_read_or_refused(body: Vec<u8>, chain in "\\PC{0,200}") {
+        let quoted = serde_json::json!({"success": true, "result": {"certificate": chain}}).to_string();
+        prop_assert_eq!(read_answer(quoted.as_bytes()).ok(), (!chain.is_empty()).then(|| chain.clone()));
+        let _ = read_answer(&body);
+        let request = CertificateRequest::create().unwrap();
+        let subject = NodeSubject { node_id: "n".into(), role: Role::Worker, cluster_id: "c".into() };
+        for chain in [chain, pem("CERTIFICATE", &body)] {
+            prop_assert!(check_issued(&chain, request.pem(), &subject, AUTHORITY.cert_pem()).is_err());
+        }
+    }
 
     #[test]
     fn join_tokens_are_read_or_refused(text in "\\PC{0,120}") {

@@ -15,6 +15,8 @@ pub mod control;
 mod dispatch;
 mod door;
 mod edit;
+mod external_ca;
+mod founding;
 mod ids;
 mod leader;
 mod lock;

@@ -1,23 +1,23 @@
 //! The manager of this node as one handle: starts everything in order, reports the first
 //! loop that dies, stops everything in reverse.
 
-use crate::ca::{CaService, certificate_facts};
+use crate::ca::CaService;
 use crate::config::{ManagerConfig, SwarmInit};
-use crate::control::{Control, fresh_token};
+use crate::control::Control;
 use crate::dispatch::{self, Tunnels};
 use crate::door::Refusals;
 use crate::edit::edit;
+use crate::external_ca::ExternalSigner;
+use crate::founding::Founded;
 use crate::ids::RandomIds;
 use crate::raft::{self, DumpSummary, Member, Replicator, now, write_atomic};
 use crate::server::{self, Services};
 use crate::{leader, lock, managers, own_certificate, rotation};
-use skep_cluster::edit::{Bootstrap, bootstrap, demote_others};
+use skep_cluster::edit::{bootstrap, demote_others};
 use skep_cluster::ids::IdSource;
+use skep_identity::Identity;
 use skep_identity::net::TcpListener;
-use skep_identity::{CertificateAuthority, CertificateRequest, Identity, NodeSubject, StoredIdentity};
-use skep_model::cluster::{Cluster, RootCa};
-use skep_model::id::{ClusterId, NodeId};
-use skep_model::node::{ManagerStatus, Node, NodeCertificate, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::node::Role;
 use skep_model::{Error, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -53,11 +53,7 @@ impl Manager {
     ///
     /// # Errors
     /// When this node has an identity already, or a folder or port cannot be used.
-    pub async fn bootstrap(config: ManagerConfig, init: SwarmInit) -> Result<Self> {
-        if !init.spec.signing_ca_cert.is_empty() || !init.spec.signing_ca_key.0.is_empty() {
-            let text = "a root certificate of your own is given to a swarm that is there: swarm ca --rotate";
-            return Err(Error::not_implemented(text));
-        }
+    pub async fn bootstrap(config: ManagerConfig, mut init: SwarmInit) -> Result<Self> {
         let certificates = config.certificates();
         if certificates.load()?.is_some() {
             return Err(Error::unavailable(
@@ -65,7 +61,7 @@ impl Manager {
             ));
         }
         remove_dir(&config.raft_dir())?;
-        let founded = Founded::create(&init)?;
+        let founded = Founded::create(&mut init.spec).await?;
         let identity = Identity::new(&founded.stored)?;
         let (listener, address, advertise_addr) = listen(&config).await?;
         let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;
@@ -193,7 +189,7 @@ impl Manager {
         let refusals = Arc::new(Refusals::default());
         let services = Services {
             dispatcher,
-            ca: CaService::new(replicator.clone(), refusals.clone()),
+            ca: CaService::new(replicator.clone(), refusals.clone(), ExternalSigner::new(identity.clone())),
             raft: replicator.service(),
             replicator: replicator.clone(),
             refusals,
@@ -237,7 +233,8 @@ impl Manager {
     /// What the API asks.
     pub fn control(&self) -> Control {
         let own = Member { node_id: self.identity.node_id(), address: self.advertise_addr.clone() };
-        Control::new(self.replicator.clone(), own, self.locks.clone(), self.tunnels.clone())
+        let external = ExternalSigner::new(self.identity.clone());
+        Control::new(self.replicator.clone(), own, self.locks.clone(), self.tunnels.clone(), external)
     }
 
     pub fn identity(&self) -> &Identity {
@@ -321,70 +318,6 @@ async fn supervise(
         stop.cancel();
     }
     while loops.join_next().await.is_some() {}
-}
-
-/// Keys and certificates of a swarm that does not exist yet.
-struct Founded {
-    cluster_id: ClusterId,
-    node_id: NodeId,
-    root_ca: RootCa,
-    stored: StoredIdentity,
-    certificate: NodeCertificate,
-}
-
-impl Founded {
-    fn create(init: &SwarmInit) -> Result<Self> {
-        let cluster_id = ClusterId(RandomIds.swarm_id());
-        let node_id = NodeId(RandomIds.swarm_id());
-        let authority = CertificateAuthority::create(now())?;
-        let request = CertificateRequest::create()?;
-        let subject = NodeSubject { node_id: node_id.clone(), role: Role::Manager, cluster_id: cluster_id.clone() };
-        let chain_pem = authority.sign(request.pem(), &subject, now(), init.spec.node_cert_expiry)?;
-        let root_pem = authority.cert_pem().to_owned();
-        let root_ca = RootCa {
-            worker_token: fresh_token(&root_pem)?,
-            manager_token: fresh_token(&root_pem)?,
-            digest: authority.digest()?.as_str().to_owned(),
-            cert_pem: root_pem.clone(),
-            key_pem: authority.key_pem().to_owned(),
-            ..RootCa::default()
-        };
-        let stored = StoredIdentity { root_pem, chain_pem, key_pem: request.key_pem().to_owned().into() };
-        let certificate = certificate_facts(&stored.chain_pem, &root_ca.digest)?;
-        Ok(Self { cluster_id, node_id, root_ca, stored, certificate })
-    }
-
-    fn facts(&self, init: SwarmInit, advertise_addr: &str) -> Result<Bootstrap> {
-        let mut cluster = Cluster {
-            id: self.cluster_id.clone(),
-            spec: init.spec,
-            root_ca: self.root_ca.clone(),
-            default_address_pools: init.default_address_pools,
-            subnet_size: init.subnet_size,
-            data_path_port: init.data_path_port,
-            ..Cluster::default()
-        };
-        lock::settle_key(&mut cluster, false)?;
-        let host = host_of(advertise_addr);
-        let data_path_address = if init.data_path_address.is_empty() { host.clone() } else { init.data_path_address };
-        let node = Node {
-            id: self.node_id.clone(),
-            spec: NodeSpec { role: Role::Manager, availability: init.availability, ..NodeSpec::default() },
-            description: init.description,
-            status: NodeStatus { state: NodeState::Unknown, address: host, ..NodeStatus::default() },
-            manager_status: Some(ManagerStatus {
-                raft_id: FIRST_RAFT_ID,
-                address: advertise_addr.to_owned(),
-                leader: true,
-                reachable: true,
-            }),
-            role: Role::Manager,
-            data_path_address,
-            certificate: self.certificate.clone(),
-            ..Node::default()
-        };
-        Ok(Bootstrap { cluster, node })
-    }
 }
 
 pub(crate) async fn listen(config: &ManagerConfig) -> Result<(TcpListener, SocketAddr, String)> {

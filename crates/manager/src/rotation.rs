@@ -5,11 +5,12 @@
 
 use crate::control::fresh_token;
 use crate::edit::edit;
+use crate::external_ca::of_root;
 use crate::raft::{Replicator, now};
 use crate::store_handle::Changes;
 use skep_cluster::Store;
 use skep_cluster::command::{Kind, Object, Write};
-use skep_identity::{CertificateAuthority, Issuer, RootDigest};
+use skep_identity::{CertificateAuthority, Issuer, RootDigest, check_root};
 use skep_model::cluster::{Cluster, RootCa, RootRotation};
 use skep_model::node::{Node, NodeState};
 use skep_model::{Error, Result, Timestamp};
@@ -33,14 +34,18 @@ pub(crate) fn begin(cluster: &mut Cluster, key_pem: &str, now: Timestamp) -> Res
     let given = digest_of(&spec.signing_ca_cert)?;
     let wanted = match given {
         Some(given) if given != root_ca.signing_digest() => {
-            if key_pem.is_empty() {
+            if !key_pem.is_empty() {
+                Wanted::Here(CertificateAuthority::adopt(&spec.signing_ca_cert, key_pem, now)?)
+            } else if of_root(&spec.external_cas, &given, &root_ca.digest).is_empty() {
                 return Err(Error::invalid("a signing CA key must be given together with the signing CA certificate"));
+            } else {
+                check_root(&spec.signing_ca_cert, now)?;
+                Wanted::Outside(spec.signing_ca_cert.clone())
             }
-            CertificateAuthority::adopt(&spec.signing_ca_cert, key_pem, now)?
         }
         None | Some(_) if is_forced => {
             spec.signing_ca_cert.clear();
-            CertificateAuthority::create(now)?
+            Wanted::Here(CertificateAuthority::create(now)?)
         }
         None if !key_pem.is_empty() => {
             return Err(Error::invalid("a signing CA key was given without its certificate"));
@@ -48,7 +53,7 @@ pub(crate) fn begin(cluster: &mut Cluster, key_pem: &str, now: Timestamp) -> Res
         None | Some(_) => return Ok(()),
     };
     root_ca.last_forced_rotation = spec.ca_force_rotate;
-    let digest = wanted.digest()?.as_str().to_owned();
+    let digest = RootDigest::of_pem(wanted.cert_pem())?.as_str().to_owned();
     // Back to the root that is still there: nodes that moved already will move back.
     root_ca.rotation = if digest == root_ca.digest { None } else { Some(towards(root_ca, &wanted, digest, now)?) };
     Ok(())
@@ -61,14 +66,34 @@ fn digest_of(cert_pem: &str) -> Result<Option<String>> {
     Ok(Some(RootDigest::of_pem(cert_pem)?.as_str().to_owned()))
 }
 
-fn towards(root_ca: &RootCa, wanted: &CertificateAuthority, digest: String, now: Timestamp) -> Result<RootRotation> {
+/// The root that is to come.
+enum Wanted {
+    Here(CertificateAuthority),
+    /// An external CA has the key.
+    Outside(String),
+}
+
+impl Wanted {
+    fn cert_pem(&self) -> &str {
+        match self {
+            Self::Here(authority) => authority.cert_pem(),
+            Self::Outside(cert_pem) => cert_pem,
+        }
+    }
+}
+
+fn towards(root_ca: &RootCa, wanted: &Wanted, digest: String, now: Timestamp) -> Result<RootRotation> {
+    if root_ca.key_pem.is_empty() {
+        return Err(Error::invalid(
+            "the key of the present root certificate is with an external CA, so it cannot vouch for another root here",
+        ));
+    }
     let present = CertificateAuthority::from_pem(&root_ca.cert_pem, &root_ca.key_pem)?;
-    Ok(RootRotation {
-        cert_pem: wanted.cert_pem().to_owned(),
-        key_pem: wanted.key_pem().to_owned(),
-        digest,
-        cross_signed_pem: present.cross_sign(wanted, now)?,
-    })
+    let (key_pem, cross_signed_pem) = match wanted {
+        Wanted::Here(authority) => (authority.key_pem().to_owned(), present.cross_sign(authority, now)?),
+        Wanted::Outside(cert_pem) => (String::new(), present.cross_sign_root(cert_pem, now)?),
+    };
+    Ok(RootRotation { cert_pem: wanted.cert_pem().to_owned(), key_pem, digest, cross_signed_pem })
 }
 
 /// Drives rotations while this manager leads. Runs until `stop`.
@@ -120,8 +145,7 @@ fn step(store: &Store) -> Result<Step> {
         return Ok(Step::default());
     };
     let root_ca = &cluster.root_ca;
-    let signing_pem = root_ca.rotation.as_ref().map_or(&root_ca.cert_pem, |rotation| &rotation.cert_pem);
-    let issuer = Issuer::of_root(signing_pem)?;
+    let issuer = Issuer::of_root(root_ca.signing_pem())?;
     let is_behind =
         |node: &Node| !is_certified_by(node, &issuer) || node.description.trust_root_pem != root_ca.trust_pem();
     let behind: Vec<&Node> = store.nodes().map(AsRef::as_ref).filter(|node| is_behind(node)).collect();

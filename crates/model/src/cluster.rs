@@ -37,7 +37,9 @@ pub struct ClusterSpec {
     pub auto_lock_managers: bool,
     /// Bumped by `swarm ca --rotate`.
     pub ca_force_rotate: u64,
-    /// Root certificate that the user gave; its key is in [`RootCa`] only.
+    /// Endpoints that sign instead of the managers, in the order in which they are asked.
+    pub external_cas: Vec<ExternalCa>,
+    /// Root certificate that the user gave; its key, if any, is in [`RootCa`] only.
     pub signing_ca_cert: String,
     /// Its key, PEM. Only in a request: it is never stored here.
     #[serde(skip)]
@@ -59,10 +61,23 @@ impl Default for ClusterSpec {
             heartbeat_tick: 1,
             auto_lock_managers: false,
             ca_force_rotate: 0,
+            external_cas: Vec::new(),
             signing_ca_cert: String::new(),
             signing_ca_key: SecretBytes::default(),
         }
     }
+}
+
+/// An endpoint outside of the swarm that signs nodes' certificates, by the protocol of CFSSL.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExternalCa {
+    /// `https://host[:port]/path` of its `sign` call.
+    pub url: String,
+    /// Kept and shown as the user gave them.
+    pub options: BTreeMap<String, String>,
+    /// The root certificate (PEM) that it signs for; empty: the swarm's present one.
+    pub ca_cert: String,
 }
 
 /// The root certificate and the tokens that let nodes join.
@@ -70,7 +85,7 @@ impl Default for ClusterSpec {
 #[serde(default)]
 pub struct RootCa {
     pub cert_pem: String,
-    /// PKCS#8; only managers ever hold it.
+    /// PKCS#8; only managers ever hold it. Empty when external CAs alone sign.
     pub key_pem: String,
     pub worker_token: String,
     pub manager_token: String,
@@ -86,6 +101,16 @@ impl RootCa {
     /// Digest of the root that signs at present.
     pub fn signing_digest(&self) -> &str {
         self.rotation.as_ref().map_or(&self.digest, |rotation| &rotation.digest)
+    }
+
+    /// The root that signs at present.
+    pub fn signing_pem(&self) -> &str {
+        self.rotation.as_ref().map_or(&self.cert_pem, |rotation| &rotation.cert_pem)
+    }
+
+    /// Whether managers have the key of the root that signs at present.
+    pub fn signs_here(&self) -> bool {
+        !self.rotation.as_ref().map_or(&self.key_pem, |rotation| &rotation.key_pem).is_empty()
     }
 
     /// What nodes are to trust: the root, and with it the one that is to replace it.

@@ -4,12 +4,13 @@ use super::mount::Driver;
 use super::{Redacted, duration, nanos, unsupported, wire, zero};
 use crate::backend::{InitRequest, JoinRequest};
 use serde::Serialize;
-use serde_json::Value;
-use skep_model::cluster::{Cluster, ClusterSpec, Meta as ModelMeta, SecretBytes};
+use skep_model::cluster::{Cluster, ClusterSpec, ExternalCa as ModelExternalCa, Meta as ModelMeta, SecretBytes};
 use skep_model::node::{Availability, NodeDescription};
 use skep_model::{Error, Result};
 use std::collections::BTreeMap;
 
+/// The one protocol of external CAs.
+const CA_PROTOCOL: &str = "cfssl";
 /// Ports that VXLAN may use.
 const DATA_PATH_PORTS: std::ops::RangeInclusive<u32> = 1024..=49151;
 
@@ -74,13 +75,24 @@ wire!(
         #[serde(skip_serializing_if = "zero")]
         node_cert_expiry: i64,
         #[serde(rename = "ExternalCAs", skip_serializing_if = "zero")]
-        external_cas: Vec<Value>,
+        external_cas: Vec<ExternalCa>,
         #[serde(rename = "SigningCACert", skip_serializing_if = "zero")]
         signing_ca_cert: String,
         #[serde(rename = "SigningCAKey", skip_serializing)]
         signing_ca_key: Redacted,
         #[serde(skip_serializing_if = "zero")]
         force_rotate: u64,
+    }
+);
+wire!(
+    ExternalCa {
+        protocol: String,
+        #[serde(rename = "URL")]
+        url: String,
+        #[serde(skip_serializing_if = "zero")]
+        options: BTreeMap<String, String>,
+        #[serde(rename = "CACert")]
+        ca_cert: String,
     }
 );
 wire!(TaskDefaults { #[serde(skip_serializing_if = "zero")] log_driver: Option<Driver> });
@@ -95,10 +107,10 @@ impl SwarmSpec {
         if !matches!(self.name.as_str(), "" | "default") {
             return Err(Error::invalid(r#"invalid swarm spec: expected name to be "default""#));
         }
-        super::refuse(&[
-            ("CAConfig.ExternalCAs", !self.ca_config.external_cas.is_empty()),
-            ("TaskDefaults.LogDriver", self.task_defaults.log_driver.is_some_and(|d| d != Driver::default())),
-        ])?;
+        super::refuse(&[(
+            "TaskDefaults.LogDriver",
+            self.task_defaults.log_driver.is_some_and(|d| d != Driver::default()),
+        )])?;
         let mut spec = present.clone();
         if let Some(labels) = self.labels {
             spec.labels = labels;
@@ -119,6 +131,8 @@ impl SwarmSpec {
         keep_zero(&mut spec.heartbeat_period, duration("HeartbeatPeriod", self.dispatcher.heartbeat_period)?);
         keep_zero(&mut spec.node_cert_expiry, duration("NodeCertExpiry", self.ca_config.node_cert_expiry)?);
         spec.ca_force_rotate = spec.ca_force_rotate.max(self.ca_config.force_rotate);
+        spec.external_cas =
+            self.ca_config.external_cas.into_iter().map(ExternalCa::into_model).collect::<Result<_>>()?;
         spec.signing_ca_cert = self.ca_config.signing_ca_cert;
         spec.signing_ca_key = SecretBytes(self.ca_config.signing_ca_key.0.into_bytes());
         spec.auto_lock_managers = self.encryption_config.auto_lock_managers;
@@ -141,12 +155,33 @@ impl SwarmSpec {
             ca_config: CaConfig {
                 node_cert_expiry: nanos(spec.node_cert_expiry),
                 force_rotate: spec.ca_force_rotate,
+                external_cas: spec.external_cas.iter().map(ExternalCa::of).collect(),
                 signing_ca_cert: spec.signing_ca_cert.clone(),
                 ..CaConfig::default()
             },
             task_defaults: TaskDefaults::default(),
             encryption_config: EncryptionConfig { auto_lock_managers: spec.auto_lock_managers },
         }
+    }
+}
+
+impl ExternalCa {
+    fn into_model(self) -> Result<ModelExternalCa> {
+        if self.protocol != CA_PROTOCOL {
+            return Err(Error::invalid(format!("invalid CAProtocol: {:?}", self.protocol)));
+        }
+        if !self.url.starts_with("https://") {
+            return Err(Error::invalid(format!(
+                "invalid URL of an external CA: {:?} must begin with https://",
+                self.url
+            )));
+        }
+        Ok(ModelExternalCa { url: self.url, options: self.options, ca_cert: self.ca_cert })
+    }
+
+    fn of(external: &ModelExternalCa) -> Self {
+        let ModelExternalCa { url, options, ca_cert } = external.clone();
+        Self { protocol: CA_PROTOCOL.into(), url, options, ca_cert }
     }
 }
 
@@ -343,7 +378,7 @@ pub(crate) fn only_driver(field: &str, driver: Option<&Driver>, allowed: &[&str]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn sample_spec() -> Value {
         json!({
@@ -380,12 +415,21 @@ mod tests {
         for bad in [
             json!({"Name": "x"}),
             json!({"CAConfig": {"ExternalCAs": [{"URL": "https://x"}]}}),
+            json!({"CAConfig": {"ExternalCAs": [{"Protocol": "cfssl", "URL": "http://x"}]}}),
             json!({"TaskDefaults": {"LogDriver": {"Name": "syslog"}}}),
             json!({"Raft": {"ElectionTick": 1}}),
             json!({"Dispatcher": {"HeartbeatPeriod": -1}}),
         ] {
             assert!(merge(bad.clone()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn external_cas_come_back_as_they_were_given() {
+        let given = json!([{"Protocol": "cfssl", "URL": "https://ca/sign", "Options": {"a": "b"}, "CACert": "PEM"}]);
+        let spec = merge(json!({"CAConfig": {"ExternalCAs": given}})).unwrap();
+        assert_eq!(spec.external_cas[0].ca_cert, "PEM");
+        assert_eq!(serde_json::to_value(SwarmSpec::of(&spec)).unwrap()["CAConfig"]["ExternalCAs"], given);
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn init(client: &Client, flags: &Init) -> Outcome {
 
 fn apply(spec: &mut Value, settings: &Settings) -> anyhow::Result<()> {
     if !settings.external_ca.is_empty() {
-        return Err(anyhow::anyhow!(swarm_ca::NO_EXTERNAL_CA));
+        spec["CAConfig"]["ExternalCAs"] = swarm_ca::external_cas(&settings.external_ca)?.into();
     }
     if let Some(expiry) = &settings.cert_expiry {
         spec["CAConfig"]["NodeCertExpiry"] = parse::duration_ns(expiry)?.into();

@@ -6,12 +6,11 @@ use crate::format::text;
 use crate::{Client, Outcome, parse, terminal};
 use anyhow::{Context, anyhow};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::time::Duration;
 
-pub(crate) const NO_EXTERNAL_CA: &str = "external CAs are not supported: the swarm signs its certificates itself";
 const POLL: Duration = Duration::from_millis(200);
 const CERT_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -26,6 +25,11 @@ pub(crate) async fn run(client: &Client, flags: &Ca) -> Outcome {
         spec["CAConfig"]["NodeCertExpiry"] = parse::duration_ns(expiry)?.into();
     }
     let (cert, key) = (read(flags.ca_cert.as_deref())?, read(flags.ca_key.as_deref())?);
+    if !flags.external_ca.is_empty() {
+        let mut externals = external_cas(&flags.external_ca)?;
+        externals.iter_mut().filter(|_| !cert.is_empty()).for_each(|external| external["CACert"] = cert.clone().into());
+        spec["CAConfig"]["ExternalCAs"] = externals.into();
+    }
     if cert.is_empty() && key.is_empty() {
         spec["CAConfig"]["ForceRotate"] = (spec["CAConfig"]["ForceRotate"].as_u64().unwrap_or(0) + 1).into();
     }
@@ -53,10 +57,7 @@ fn check(flags: &Ca) -> anyhow::Result<()> {
     if let Some((name, _)) = given.iter().find(|(_, given)| *given).filter(|_| !flags.rotate) {
         return Err(anyhow!("`--{name}` flag requires the `--rotate` flag to update the CA"));
     }
-    if !flags.external_ca.is_empty() {
-        return Err(anyhow!(NO_EXTERNAL_CA));
-    }
-    if flags.ca_cert.is_some() && flags.ca_key.is_none() {
+    if flags.ca_cert.is_some() && flags.ca_key.is_none() && flags.external_ca.is_empty() {
         return Err(anyhow!(
             "the --ca-cert flag requires that a --ca-key flag and/or --external-ca flag be provided as well"
         ));
@@ -65,6 +66,35 @@ fn check(flags: &Ca) -> anyhow::Result<()> {
         return Err(anyhow!("the --ca-key flag requires the --ca-cert flag"));
     }
     Ok(())
+}
+
+/// Each `protocol=cfssl,url=https://host/sign[,cacert=FILE][,key=value]`.
+pub(crate) fn external_cas(texts: &[String]) -> anyhow::Result<Vec<Value>> {
+    texts.iter().map(|text| external_ca(text)).collect()
+}
+
+fn external_ca(text: &str) -> anyhow::Result<Value> {
+    let (mut protocol, mut url, mut cert) = (String::new(), String::new(), String::new());
+    let mut options = Map::new();
+    for field in text.split(',') {
+        let (key, value) =
+            field.split_once('=').ok_or_else(|| anyhow!("invalid field '{field}' must be a key=value pair"))?;
+        match key.trim().to_ascii_lowercase().as_str() {
+            "protocol" => protocol = value.to_ascii_lowercase(),
+            "url" => value.clone_into(&mut url),
+            "cacert" => cert = read(Some(Path::new(value))).context("unable to read CA cert for external CA")?,
+            _ => drop(options.insert(key.trim().to_owned(), value.into())),
+        }
+    }
+    match protocol.as_str() {
+        "" => return Err(anyhow!("the external-ca option needs a protocol= parameter")),
+        "cfssl" => {}
+        other => return Err(anyhow!("unrecognized external CA protocol {other}")),
+    }
+    if url.is_empty() {
+        return Err(anyhow!("the external-ca option needs a url= parameter"));
+    }
+    Ok(json!({"Protocol": protocol, "URL": url, "Options": options, "CACert": cert}))
 }
 
 fn read(path: Option<&Path>) -> anyhow::Result<String> {
@@ -229,6 +259,23 @@ mod tests {
         check("--cert-expiry 5h", "`--cert-expiry` flag requires the `--rotate` flag");
         check("--rotate --ca-cert x", "the --ca-cert flag requires that a --ca-key flag");
         check("--rotate --ca-key x", "the --ca-key flag requires");
-        check("--rotate --external-ca protocol=cfssl,url=https://x", "external CAs are not supported");
+        check("--rotate --ca-cert x --external-ca protocol=cfssl,url=https://x", "");
+    }
+
+    #[test]
+    fn external_cas_are_read_like_dockers() {
+        let read = external_ca("protocol=CFSSL,url=https://ca/sign,profile=node").unwrap();
+        let wanted =
+            json!({"Protocol": "cfssl", "URL": "https://ca/sign", "Options": {"profile": "node"}, "CACert": ""});
+        assert_eq!(read, wanted);
+        let check = |text: &str, expect: &str| {
+            let error = external_ca(text).unwrap_err().to_string();
+            assert!(error.contains(expect), "{text}: {error}");
+        };
+        check("url=https://x", "needs a protocol= parameter");
+        check("protocol=cfssl", "needs a url= parameter");
+        check("protocol=acme,url=https://x", "unrecognized external CA protocol acme");
+        check("protocol=cfssl,url", "must be a key=value pair");
+        check("protocol=cfssl,url=https://x,cacert=/nowhere", "unable to read CA cert");
     }
 }

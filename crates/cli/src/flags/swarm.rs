@@ -69,7 +69,7 @@ pub(crate) struct Ca {
     /// Validity of node certificates
     #[arg(long)]
     pub(crate) cert_expiry: Option<String>,
-    /// Signing endpoint outside the swarm
+    /// Signing endpoint outside the swarm (protocol=cfssl,url=https://host/sign[,cacert=FILE])
     #[arg(long)]
     pub(crate) external_ca: Vec<String>,
     /// Do not wait until every node has moved
@@ -141,7 +141,7 @@ pub(crate) struct Settings {
     /// Old tasks to keep for each slot
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) task_history_limit: Option<i64>,
-    /// Signing endpoint outside the swarm
+    /// Signing endpoint outside the swarm (protocol=cfssl,url=https://host/sign[,cacert=FILE])
     #[arg(long)]
     pub(crate) external_ca: Vec<String>,
 }

@@ -12,6 +12,7 @@ mod swarm;
 
 use crate::dispatch::Tunnels;
 use crate::edit::edit;
+use crate::external_ca::ExternalSigner;
 use crate::lock::Settled;
 use crate::raft::{Member, Replicator};
 use names::resolve;
@@ -42,11 +43,18 @@ pub struct Control {
     own: Member,
     locks: watch::Receiver<Settled>,
     tunnels: Tunnels,
+    external: ExternalSigner,
 }
 
 impl Control {
-    pub(crate) fn new(replicator: Replicator, own: Member, locks: watch::Receiver<Settled>, tunnels: Tunnels) -> Self {
-        Self { replicator, node_id: own.node_id.clone(), own, locks, tunnels }
+    pub(crate) fn new(
+        replicator: Replicator,
+        own: Member,
+        locks: watch::Receiver<Settled>,
+        tunnels: Tunnels,
+        external: ExternalSigner,
+    ) -> Self {
+        Self { replicator, node_id: own.node_id.clone(), own, locks, tunnels, external }
     }
 
     /// The store version, changed with every applied command: a reader that polls waits on this.

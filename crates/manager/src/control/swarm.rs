@@ -62,8 +62,7 @@ impl Control {
     /// the fields about certificates are filled in.
     pub fn trust(&self) -> Result<NodeDescription> {
         let root_ca = &self.full_cluster()?.root_ca;
-        let signing_pem = root_ca.rotation.as_ref().map_or(&root_ca.cert_pem, |rotation| &rotation.cert_pem);
-        let issuer = Issuer::of_root(signing_pem)?;
+        let issuer = Issuer::of_root(root_ca.signing_pem())?;
         Ok(NodeDescription {
             trust_root_pem: root_ca.trust_pem(),
             cert_issuer_subject_der: issuer.subject_der,
@@ -77,6 +76,7 @@ impl Control {
     pub async fn update_cluster(&self, version: u64, mut spec: ClusterSpec, rotate: RotateFlags) -> Result<()> {
         let signing_key = std::mem::take(&mut spec.signing_ca_key);
         let signing_key = Zeroizing::new(String::from_utf8(signing_key.0).map_err(|_| IdentityError::Key)?);
+        self.external.check_update(&*self.full_cluster()?, &spec, !signing_key.is_empty()).await?;
         let lock_version = self
             .edit(|store, _, _| {
                 let mut writes = decide::update_cluster(store, version, spec.clone())?;
