@@ -94,7 +94,7 @@ impl Founded {
 }
 
 enum Root {
-    Here(CertificateAuthority),
+    Here(Box<CertificateAuthority>),
     /// External CAs have the key.
     Outside(String),
 }
@@ -104,7 +104,7 @@ fn root_of(spec: &mut ClusterSpec) -> Result<Root> {
     let key_pem = Zeroizing::new(String::from_utf8(key).map_err(|_| IdentityError::Key)?);
     if spec.signing_ca_cert.is_empty() && spec.external_cas.is_empty() {
         return match key_pem.is_empty() {
-            true => Ok(Root::Here(CertificateAuthority::create(now())?)),
+            true => Ok(Root::Here(Box::new(CertificateAuthority::create(now())?))),
             false => Err(Error::invalid("a signing CA key was given without its certificate")),
         };
     }
@@ -114,7 +114,7 @@ fn root_of(spec: &mut ClusterSpec) -> Result<Root> {
         return Err(Error::invalid(text));
     };
     if !key_pem.is_empty() {
-        return Ok(Root::Here(CertificateAuthority::adopt(cert_pem, &key_pem, now())?));
+        return Ok(Root::Here(Box::new(CertificateAuthority::adopt(cert_pem, &key_pem, now())?)));
     }
     if spec.external_cas.is_empty() {
         return Err(Error::invalid("a signing CA key must be given together with the signing CA certificate"));

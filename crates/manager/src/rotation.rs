@@ -35,7 +35,7 @@ pub(crate) fn begin(cluster: &mut Cluster, key_pem: &str, now: Timestamp) -> Res
     let wanted = match given {
         Some(given) if given != root_ca.signing_digest() => {
             if !key_pem.is_empty() {
-                Wanted::Here(CertificateAuthority::adopt(&spec.signing_ca_cert, key_pem, now)?)
+                Wanted::Here(Box::new(CertificateAuthority::adopt(&spec.signing_ca_cert, key_pem, now)?))
             } else if of_root(&spec.external_cas, &given, &root_ca.digest).is_empty() {
                 return Err(Error::invalid("a signing CA key must be given together with the signing CA certificate"));
             } else {
@@ -45,7 +45,7 @@ pub(crate) fn begin(cluster: &mut Cluster, key_pem: &str, now: Timestamp) -> Res
         }
         None | Some(_) if is_forced => {
             spec.signing_ca_cert.clear();
-            Wanted::Here(CertificateAuthority::create(now)?)
+            Wanted::Here(Box::new(CertificateAuthority::create(now)?))
         }
         None if !key_pem.is_empty() => {
             return Err(Error::invalid("a signing CA key was given without its certificate"));
@@ -68,7 +68,7 @@ fn digest_of(cert_pem: &str) -> Result<Option<String>> {
 
 /// The root that is to come.
 enum Wanted {
-    Here(CertificateAuthority),
+    Here(Box<CertificateAuthority>),
     /// An external CA has the key.
     Outside(String),
 }
