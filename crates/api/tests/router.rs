@@ -10,11 +10,12 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use skep_api::backend::{InitRequest, JoinRequest, NodeNetwork, Swarm, SwarmStatus, SystemInfo};
 use skep_api::{Backend, Listener, router, serve};
-use skep_engine::{Attach, Engine, EngineConfig};
+use skep_engine::attach::NoNetwork;
+use skep_engine::{Engine, EngineConfig};
 use skep_manager::Control;
-use skep_model::id::{ContainerId, EndpointId, NetworkId, NodeId};
+use skep_model::id::NodeId;
 use skep_model::net_trace::ServiceTrace;
-use skep_model::netstate::{AttachRequest, DesiredNetwork, LocalNetState, NetdStatus};
+use skep_model::netstate::NetdStatus;
 use skep_model::{Error, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,31 +26,6 @@ const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swar
                              connect this node to swarm and try again.";
 /// Nothing here may take longer; a hang is a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A network that agrees to everything.
-struct Agreeing;
-
-#[async_trait]
-impl Attach for Agreeing {
-    async fn sync(&self, _: LocalNetState) -> Result<()> {
-        Ok(())
-    }
-    async fn put_network(&self, _: DesiredNetwork) -> Result<()> {
-        Ok(())
-    }
-    async fn remove_network(&self, _: &NetworkId) -> Result<()> {
-        Ok(())
-    }
-    async fn attach(&self, _: AttachRequest) -> Result<()> {
-        Ok(())
-    }
-    async fn detach(&self, _: &ContainerId) -> Result<()> {
-        Ok(())
-    }
-    async fn detach_endpoint(&self, _: &EndpointId) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// A node outside any swarm.
 struct Alone;
@@ -106,7 +82,7 @@ impl Daemon {
             dns_options: vec![],
             bridge_address: None,
         };
-        let engine = Engine::open(config, Arc::new(Agreeing)).await.unwrap();
+        let engine = Engine::open(config, Arc::new(NoNetwork)).await.unwrap();
         let system = Arc::new(SystemInfo { hostname: "host1".into(), ..SystemInfo::default() });
         Self { backend: Backend { engine, swarm: Arc::new(Alone), network: Arc::new(Alone), system }, _root: root }
     }

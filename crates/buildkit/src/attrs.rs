@@ -5,6 +5,9 @@ use skep_engine::build::{BuildOptions, Style};
 use skep_model::{Error, Result};
 use std::collections::BTreeMap;
 
+/// The one frontend there is.
+pub(crate) const DOCKERFILE_FRONTEND: &str = "dockerfile.v0";
+
 /// A build that a client with a session asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -118,12 +121,17 @@ impl Request {
         let imports: Vec<CacheImport> =
             serde_json::from_str(value).map_err(|error| Error::invalid(format!("cache-imports: {error}")))?;
         for import in imports {
-            match (import.kind.as_str(), import.attrs.get("ref")) {
-                ("registry", Some(name)) => self.options.cache_from.push(name.clone()),
-                (kind, _) => self.warnings.push(format!("a cache of type {kind} is not used")),
-            }
+            self.import_cache(&import.kind, import.attrs.get("ref"));
         }
         Ok(())
+    }
+
+    /// A cache that the client would have used.
+    pub(crate) fn import_cache(&mut self, kind: &str, name: Option<&String>) {
+        match (kind, name) {
+            ("registry", Some(name)) => self.options.cache_from.push(name.clone()),
+            (kind, _) => self.warnings.push(format!("a cache of type {kind} is not used")),
+        }
     }
 
     /// Reads what is to become of the image: its names.

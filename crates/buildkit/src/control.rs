@@ -1,6 +1,6 @@
 //! The service a client asks for builds by.
 
-use crate::attrs::Request as BuildRequest;
+use crate::attrs::{DOCKERFILE_FRONTEND, Request as BuildRequest};
 use crate::proto::control::control_server::Control;
 use crate::proto::control::{
     BuildkitVersion, DiskUsageRequest, DiskUsageResponse, Exporter, InfoRequest, InfoResponse, ListWorkersRequest,
@@ -14,6 +14,7 @@ use futures_util::Stream;
 use futures_util::stream;
 use skep_engine::build::{CacheRecord, PruneOptions, prune};
 use skep_engine::progress::Progress;
+use skep_model::image::host_architecture;
 use skep_model::{Error, ErrorKind, Timestamp};
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -23,7 +24,6 @@ use tonic::{Code, Request, Response, Status};
 
 /// Events that wait to become messages.
 const EVENTS_MAX: usize = 64;
-const DOCKERFILE_FRONTEND: &str = "dockerfile.v0";
 const WORKER_ID: &str = "skep";
 
 /// The calls of one connection.
@@ -95,7 +95,7 @@ impl Control for ControlService {
             id: WORKER_ID.to_owned(),
             labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             platforms: vec![Platform {
-                architecture: architecture().to_owned(),
+                architecture: host_architecture().to_owned(),
                 os: "linux".to_owned(),
                 variant: String::new(),
             }],
@@ -197,10 +197,7 @@ fn exporter(request: &SolveRequest) -> skep_model::Result<Exporter> {
 
 fn cache_imports(build: &mut BuildRequest, request: &SolveRequest) {
     for import in request.cache.iter().flat_map(|cache| &cache.imports) {
-        match (import.r#type.as_str(), import.attrs.get("ref")) {
-            ("registry", Some(name)) => build.options.cache_from.push(name.clone()),
-            (kind, _) => build.warnings.push(format!("a cache of type {kind} is not used")),
-        }
+        build.import_cache(&import.r#type, import.attrs.get("ref"));
     }
     for export in request.cache.iter().flat_map(|cache| &cache.exports) {
         // An image of this builder can be a cache as it is.
@@ -230,14 +227,6 @@ fn version() -> BuildkitVersion {
         package: "skep".to_owned(),
         version: concat!("v", env!("CARGO_PKG_VERSION")).to_owned(),
         revision: String::new(),
-    }
-}
-
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }
 

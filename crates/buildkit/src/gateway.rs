@@ -1,7 +1,7 @@
 //! Clients that steer a build themselves, as buildx does: they ask for a build under the name
 //! of one they asked for by `Solve`, and then say which result is to be kept.
 
-use crate::attrs::Request as BuildRequest;
+use crate::attrs::{DOCKERFILE_FRONTEND, Request as BuildRequest};
 use crate::control::status;
 use crate::proto::control::{Exporter, SolveRequest};
 use crate::proto::gateway::llb_bridge_server::LlbBridge;
@@ -26,7 +26,6 @@ const BUILD_KEY: &str = "buildkit-controlapi-buildid";
 const SOLVE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Results one build may hold.
 const RESULTS_MAX: usize = 64;
-const DOCKERFILE_FRONTEND: &str = "dockerfile.v0";
 /// What we can do, in BuildKit's words.
 const CAPABILITIES: [&str; 6] =
     ["solve.base", "solve.inlinereturn", "return", "returnmap", "proto.refarray", "importcaches"];
@@ -136,9 +135,7 @@ impl LlbBridge for Bridge {
         }
         let mut build = BuildRequest::of_attributes(&gateway.session, &request.frontend_opt).map_err(status)?;
         for import in &request.cache_imports {
-            if let ("registry", Some(name)) = (import.r#type.as_str(), import.attrs.get("ref")) {
-                build.options.cache_from.push(name.clone());
-            }
+            build.import_cache(&import.r#type, import.attrs.get("ref"));
         }
         let image = self.0.build_and_tell(build, &name, &gateway.told).await.map_err(status)?;
         let id = hex::encode(rand::random::<[u8; 12]>());

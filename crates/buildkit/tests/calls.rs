@@ -16,10 +16,8 @@ use skep_buildkit::proto::filesync::{Packet, Stat};
 use skep_buildkit::proto::gateway::llb_bridge_client::LlbBridgeClient;
 use skep_buildkit::proto::gateway::{self, PingRequest, ReturnRequest};
 use skep_buildkit::session::Announced;
-use skep_engine::{Attach, Engine, EngineConfig};
-use skep_model::Result;
-use skep_model::id::{ContainerId, EndpointId, NetworkId};
-use skep_model::netstate::{AttachRequest, DesiredNetwork, LocalNetState};
+use skep_engine::attach::NoNetwork;
+use skep_engine::{Engine, EngineConfig};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -83,30 +81,6 @@ impl FileSync for Folder {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(packets))))
-    }
-}
-
-struct NoNetwork;
-
-#[async_trait]
-impl Attach for NoNetwork {
-    async fn sync(&self, _: LocalNetState) -> Result<()> {
-        Ok(())
-    }
-    async fn put_network(&self, _: DesiredNetwork) -> Result<()> {
-        Ok(())
-    }
-    async fn remove_network(&self, _: &NetworkId) -> Result<()> {
-        Ok(())
-    }
-    async fn attach(&self, _: AttachRequest) -> Result<()> {
-        Ok(())
-    }
-    async fn detach(&self, _: &ContainerId) -> Result<()> {
-        Ok(())
-    }
-    async fn detach_endpoint(&self, _: &EndpointId) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one node must be told: exactly what its own tasks need, nothing else.
 
-use crate::plan::is_overlay;
+use crate::plan::{Family, is_overlay};
 use crate::store::{Holder, Store};
 use ipnet::IpNet;
 use skep_model::id::{NetworkId, NodeId};
@@ -85,13 +85,14 @@ fn network_state(store: &Store, node: &Node) -> ClusterNetState {
         known.map(|(id, net)| (id.clone(), *net)).collect()
     };
     let services = networks.iter().filter(|network| !network.spec.ingress);
+    let serving = serving_nodes(store);
     ClusterNetState {
         generation: 0,
         data_path_address: data_path_address(node),
-        remotes: remotes(store, node, &networks),
+        remotes: remotes(store, node, &networks, &serving),
         load_balancer_addresses: own_addresses(&node.attachments),
         load_balancer_addresses_ipv6: own_addresses(&node.attachments_ipv6),
-        node_addresses: node_addresses(store, node),
+        node_addresses: node_addresses(store, node, &serving),
         services: services.flat_map(|network| services_on(store, network)).collect(),
         ingress: ingress(store, node),
         networks: networks.iter().map(|network| desired_network(network, port)).collect(),
@@ -134,13 +135,17 @@ fn data_path_address(node: &Node) -> Option<IpAddr> {
 
 /// Other nodes' balancers and tasks on the networks. Of the mesh a node knows those it may
 /// exchange packets with: they serve a published port, or it does and anyone may come in.
-fn remotes(store: &Store, own: &Node, networks: &[Arc<ClusterNetwork>]) -> BTreeMap<NetworkId, Vec<RemoteEndpoint>> {
-    let serving = serving_nodes(store);
+fn remotes(
+    store: &Store,
+    own: &Node,
+    networks: &[Arc<ClusterNetwork>],
+    serving: &BTreeSet<&NodeId>,
+) -> BTreeMap<NetworkId, Vec<RemoteEndpoint>> {
     let knows_all = serving.contains(&own.id);
     let mut remotes: BTreeMap<NetworkId, Vec<RemoteEndpoint>> = BTreeMap::new();
     for network in networks {
         let holders = match network.spec.ingress && !knows_all {
-            true => balancers(store, network, &serving),
+            true => balancers(store, network, serving),
             false => holders(store, network),
         };
         let others = holders.into_iter().filter(|(node, _)| node.id != own.id);
@@ -195,8 +200,7 @@ fn balancer_addresses(node: &Node, network: &ClusterNetwork) -> Vec<IpAddr> {
 }
 
 /// Addresses of the other nodes of the mesh that this one may exchange packets with.
-fn node_addresses(store: &Store, own: &Node) -> BTreeSet<IpAddr> {
-    let serving = serving_nodes(store);
+fn node_addresses(store: &Store, own: &Node, serving: &BTreeSet<&NodeId>) -> BTreeSet<IpAddr> {
     let known: Vec<&Arc<Node>> = match serving.contains(&own.id) {
         true => store.nodes().collect(),
         false => serving.iter().filter_map(|id| store.node(id.as_str())).collect(),
@@ -246,10 +250,10 @@ fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
             continue;
         }
         let backends = backends(store, service, &network.id);
-        let vip = |v4: bool| {
-            let mut vips = service.endpoint.virtual_ips.iter().filter(|vip| vip.network == network.id);
-            let vip = vips.find(|vip| vip.address.addr().is_ipv4() == v4);
-            vip.filter(|_| service.endpoint.spec.mode == EndpointMode::Vip).map(|vip| vip.address.addr())
+        let has_vip = service.endpoint.spec.mode == EndpointMode::Vip;
+        let vip = |family| {
+            let vips = service.endpoint.virtual_ips.iter().filter(|vip| has_vip && vip.network == network.id);
+            vips.map(|vip| vip.address.addr()).find(|address| Family::of(*address) == family)
         };
         // One being removed, or moved off the network, keeps its name while tasks run there.
         if backends.is_empty() && (service.pending_delete || config.is_none()) {
@@ -260,8 +264,8 @@ fn services_on(store: &Store, network: &ClusterNetwork) -> Vec<DesiredService> {
             name: service.spec.name.clone(),
             aliases: config.map(|config| config.aliases.clone()).unwrap_or_default(),
             network: network.id.clone(),
-            vip: vip(true),
-            vip_ipv6: vip(false),
+            vip: vip(Family::V4),
+            vip_ipv6: vip(Family::V6),
             backends,
         });
     }
@@ -338,8 +342,7 @@ fn ingress_backend(store: &Store, task: &Task, node: &Node) -> Option<IngressBac
         return None;
     }
     let node_address = mesh_address(store, store.node(task.node_id.as_str())?)?;
-    let ipv6 = task.status.container.as_ref().is_some_and(|container| container.ipv6);
-    Some(IngressBackend::Remote { task: task.id.clone(), node_address, ipv6 })
+    Some(IngressBackend::Remote { task: task.id.clone(), node_address, ipv6: task.status.has_ipv6() })
 }
 
 fn mesh_address(store: &Store, node: &Node) -> Option<IpAddr> {

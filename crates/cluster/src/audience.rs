@@ -173,8 +173,9 @@ fn node_face(node: &Node) -> impl PartialEq + use<'_> {
 
 /// What other nodes are told of a task.
 fn task_face(task: &Task) -> impl PartialEq + use<'_> {
-    let ipv6 = task.status.container.as_ref().is_some_and(|container| container.ipv6);
-    (ipv6, has_legs(task), task.status.state == TaskState::Running, takes_new_connections(task), &task.attachments)
+    let status = &task.status;
+    let is_running = status.state == TaskState::Running;
+    (status.has_ipv6(), has_legs(task), is_running, takes_new_connections(task), &task.attachments)
 }
 
 #[cfg(test)]

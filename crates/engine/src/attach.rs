@@ -27,3 +27,34 @@ pub trait Attach: Send + Sync + 'static {
     /// Removes one leg.
     async fn detach_endpoint(&self, endpoint: &EndpointId) -> Result<()>;
 }
+
+/// Agrees to everything and does nothing: for tests of an engine that needs no network.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoNetwork;
+
+#[async_trait]
+impl Attach for NoNetwork {
+    async fn sync(&self, _: LocalNetState) -> Result<()> {
+        Ok(())
+    }
+
+    async fn put_network(&self, _: DesiredNetwork) -> Result<()> {
+        Ok(())
+    }
+
+    async fn remove_network(&self, _: &NetworkId) -> Result<()> {
+        Ok(())
+    }
+
+    async fn attach(&self, _: AttachRequest) -> Result<()> {
+        Ok(())
+    }
+
+    async fn detach(&self, _: &ContainerId) -> Result<()> {
+        Ok(())
+    }
+
+    async fn detach_endpoint(&self, _: &EndpointId) -> Result<()> {
+        Ok(())
+    }
+}

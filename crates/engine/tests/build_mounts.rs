@@ -3,22 +3,16 @@
 
 mod build_lab;
 
-use build_lab::{Lab, context, input, options, shell_image};
+use build_lab::{Lab, context, input, options};
 use skep_engine::build::{BuildEvent, BuildOptions, Given, PruneOptions, Style, build, prune};
 use skep_engine::progress::Progress;
 use std::process::{Command, Stdio};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-async fn lab() -> Lab {
-    let lab = Lab::with_shim().await;
-    shell_image(&lab).await;
-    lab
-}
-
 #[tokio::test]
 async fn a_cache_mount_is_kept_between_builds_and_daemons_and_is_in_no_image() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = |n: u32| {
         format!(
             "FROM shell\nRUN --mount=type=cache,target=/var/deep/cache,mode=0700 echo {n} >> /var/deep/cache/log; read a < /var/deep/cache/log; echo \"first $a\"\n"
@@ -39,7 +33,7 @@ async fn a_cache_mount_is_kept_between_builds_and_daemons_and_is_in_no_image() {
 
 #[tokio::test]
 async fn a_secret_is_seen_by_its_step_and_is_in_no_layer_history_or_key() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = "FROM shell\nRUN --mount=type=secret,id=token,uid=12,mode=0440 read t < /run/secrets/token; echo \"length ${#t}\"\nRUN --mount=type=secret,id=none test ! -e /run/secrets/none\n";
     let given =
         |text: &str| Given { secrets: [("token".to_owned(), text.as_bytes().to_vec())].into(), ..Given::default() };
@@ -58,7 +52,7 @@ async fn a_secret_is_seen_by_its_step_and_is_in_no_layer_history_or_key() {
 
 #[tokio::test]
 async fn binds_show_the_context_and_other_stages_and_lose_what_is_written() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = "\
 FROM shell AS made
 RUN mkdir() { :; }; echo one > /file
@@ -90,7 +84,7 @@ RUN --mount=type=tmpfs,target=/t,size=1m echo x > /t/x
 
 #[tokio::test]
 async fn an_agent_is_reached_through_its_socket() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent");
     let agent = tokio::net::UnixListener::bind(&path).unwrap();
@@ -108,7 +102,7 @@ async fn an_agent_is_reached_through_its_socket() {
 
 #[tokio::test]
 async fn a_script_may_name_its_own_interpreter() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = "FROM shell\nRUN <<EOF\n#!/bin/sh -e\necho \"$0\"\necho made > /made\nEOF\n";
     let (id, output) = lab.build(&[("Dockerfile", dockerfile)], options("a")).await.unwrap();
     assert!(output.contains("/dev/pipes/EOF\n"), "{output}");
@@ -119,7 +113,7 @@ async fn a_script_may_name_its_own_interpreter() {
 /// Each of two stages waits for the other one's mark in a shared cache.
 #[tokio::test]
 async fn stages_that_do_not_need_each_other_run_side_by_side() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let meet = |own: &str, other: &str| {
         format!(
             "RUN --mount=type=cache,target=/c : > /c/{own}; while [ ! -e /c/{other} ]; do :; done; echo {own} > /{own}\n"
@@ -139,7 +133,7 @@ async fn stages_that_do_not_need_each_other_run_side_by_side() {
 
 #[tokio::test]
 async fn a_stage_that_fails_ends_the_others() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = "FROM shell AS slow\nRUN while :; do :; done\nFROM shell AS bad\nRUN exit 3\nFROM scratch\nCOPY --from=slow / /\nCOPY --from=bad / /\n";
     let (error, _) = lab.build(&[("Dockerfile", dockerfile)], options("a")).await.unwrap_err();
     assert_eq!(error.message, "The command '/bin/sh -c exit 3' returned a non-zero code: 3");
@@ -148,7 +142,7 @@ async fn a_stage_that_fails_ends_the_others() {
 
 #[tokio::test]
 async fn events_name_the_steps_and_say_how_they_ended() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = "FROM shell AS base\nENV a=b\nRUN echo out; echo err >&2\nFROM base\nRUN exit 1\n";
     let (progress, mut seen) = mpsc::channel(16);
     let options = BuildOptions { style: Style::Events, network_mode: "none".into(), ..BuildOptions::default() };
@@ -185,7 +179,7 @@ async fn events_name_the_steps_and_say_how_they_ended() {
 
 #[tokio::test]
 async fn the_steps_of_an_image_named_as_cache_are_taken_over() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = "FROM shell\nENV a=b\nRUN echo ran > /ran\nCOPY x /x\nWORKDIR /w\nCMD [\"c\"]\n";
     let files = [("Dockerfile", dockerfile), ("x", "1")];
     let (first, _) = lab.build(&files, options("kept")).await.unwrap();
@@ -205,7 +199,7 @@ async fn the_steps_of_an_image_named_as_cache_are_taken_over() {
 
 #[tokio::test]
 async fn pruning_all_forgets_steps_and_spares_what_has_a_name() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile =
         "FROM shell AS one\nRUN echo 1 > /one\nFROM shell\nCOPY --from=one /one /copied\nRUN echo 2 > /two\n";
     let (id, _) = lab.build(&[("Dockerfile", dockerfile)], options("kept")).await.unwrap();

@@ -3,22 +3,16 @@
 
 mod build_lab;
 
-use build_lab::{Lab, context, input, normal, options, shell_image};
+use build_lab::{Lab, context, input, normal, options};
 use skep_engine::build::{BuildOptions, Given, build};
 use skep_engine::progress::Progress;
 use skep_model::container::{ContainerConfig, ContainerSpec, HostConfig};
 use std::process::Command;
 use tokio::sync::mpsc;
 
-async fn lab() -> Lab {
-    let lab = Lab::with_shim().await;
-    shell_image(&lab).await;
-    lab
-}
-
 #[tokio::test]
 async fn run_changes_become_a_layer_and_its_output_is_shown() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile = "\
 FROM shell
 ARG who=you
@@ -47,7 +41,7 @@ RUN [\"/bin/sh\", \"-c\", \"echo exec form\"]
 
 #[tokio::test]
 async fn a_failing_run_leaves_nothing_and_moves_no_tag() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let (good, _) = lab.build(&[("Dockerfile", "FROM shell\nENV a=1\n")], options("a")).await.unwrap();
     let failing = "FROM shell\nRUN echo before; exit 7\n";
     let (error, output) = lab.build(&[("Dockerfile", failing)], options("a")).await.unwrap_err();
@@ -61,7 +55,7 @@ async fn a_failing_run_leaves_nothing_and_moves_no_tag() {
 
 #[tokio::test]
 async fn heredocs_are_scripts() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let dockerfile =
         "FROM shell\nRUN <<EOF\nset -e\necho one > /one\nEOF\nRUN read x <<A && echo \"$x\" > /two\ntwo\nA\n";
     let (id, _) = lab.build(&[("Dockerfile", dockerfile)], options("a")).await.unwrap();
@@ -70,7 +64,7 @@ async fn heredocs_are_scripts() {
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_build() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let files = [("Dockerfile", b"FROM shell\nRUN echo started; while :; do :; done\n".to_vec())];
     let (progress, mut seen) = mpsc::channel(16);
     let options = BuildOptions { network_mode: "none".into(), ..BuildOptions::default() };
@@ -90,7 +84,7 @@ async fn a_client_that_leaves_ends_the_build() {
 
 #[tokio::test]
 async fn a_build_killed_with_its_daemon_leaves_no_container() {
-    let lab = lab().await;
+    let lab = Lab::with_shell().await;
     let host = HostConfig {
         network_mode: "none".into(),
         annotations: [("skep.build.step".to_owned(), String::new())].into(),

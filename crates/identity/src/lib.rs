@@ -30,7 +30,7 @@ pub use passphrase::key_of_passphrase;
 pub use peer::{Issuer, Peer, Validity, certificate_validity, chain_validity, public_key_digest};
 pub use renew::{renew_at, renew_in};
 pub use store::{CertStore, StoredIdentity};
-pub use tls::{SERVER_NAME, connect_for_join, https_config};
+pub use tls::{SERVER_NAME, connect_for_join, https_config, innermost_text};
 pub use token::{JoinToken, RootDigest};
 pub use unlock_key::UnlockKey;
 pub use vault::{Vault, open_sealed, seal};

@@ -304,7 +304,7 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 /// Connection errors come wrapped in "transport error"; the reason is at the bottom.
-fn innermost_text(error: &dyn Error) -> String {
+pub fn innermost_text(error: &dyn Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -13,7 +13,7 @@ use skep_cluster::ids::IdSource;
 use skep_identity::{CertStore, CertificateAuthority, CertificateRequest, Identity, JoinToken, NodeSubject, Peer};
 use skep_identity::{StoredIdentity, chain_validity, public_key_digest};
 use skep_model::Error;
-use skep_model::cluster::{Cluster, Meta, RootCa};
+use skep_model::cluster::{Cluster, Meta};
 use skep_model::id::NodeId;
 use skep_model::node::{Availability, Node, NodeCertificate, NodeSpec, NodeStatus, Role};
 use skep_proto::ca::ca_server::Ca;
@@ -74,7 +74,7 @@ impl CaService {
         let role = role_of_token(cluster, &request.token)?;
         let availability = parse_availability(&request.availability)?;
         let node_id = NodeId(RandomIds.swarm_id());
-        let issued = self.issue(cluster, &request.csr_pem, &node_id, role).await?;
+        let issued = issue(cluster, &self.external, &request.csr_pem, &node_id, role).await.map_err(status_of)?;
         let node = Node {
             id: node_id,
             spec: NodeSpec { role, availability, ..NodeSpec::default() },
@@ -109,7 +109,7 @@ impl CaService {
         };
         let node = member(&self.replicator.store().snapshot()).map_err(status_of)?;
         let role = node.role;
-        let issued = self.issue(cluster, &request.csr_pem, &node.id, role).await?;
+        let issued = issue(cluster, &self.external, &request.csr_pem, &node.id, role).await.map_err(status_of)?;
         let decide = |store: &Store, _, _: &mut dyn IdSource| {
             let node = member(store)?;
             if node.role != role {
@@ -120,20 +120,6 @@ impl CaService {
         };
         edit(&self.replicator, decide).await.map_err(status_of)?;
         Ok(issued)
-    }
-}
-
-impl CaService {
-    /// By an external CA where there is one for the root that signs, else here.
-    async fn issue(&self, cluster: &Cluster, csr_pem: &str, node_id: &NodeId, role: Role) -> Result<Issued, Status> {
-        let root_ca = &cluster.root_ca;
-        let externals = of_root(&cluster.spec.external_cas, root_ca.signing_digest(), &root_ca.digest);
-        if externals.is_empty() {
-            return issue(cluster, csr_pem, node_id, role);
-        }
-        let subject = NodeSubject { node_id: node_id.clone(), role, cluster_id: cluster.id.clone() };
-        let leaf_pem = self.external.sign(&externals, root_ca.signing_pem(), csr_pem, &subject).await;
-        issued(root_ca, &leaf_pem.map_err(status_of)?, node_id).map_err(status_of)
     }
 }
 
@@ -183,33 +169,33 @@ impl NodeCa for CaService {
     }
 }
 
-/// Signs with the root that is to be the swarm's, when one is on its way.
-pub(crate) fn issue(cluster: &Cluster, csr_pem: &str, node_id: &NodeId, role: Role) -> Result<Issued, Status> {
+/// A certificate of the root that is to be the swarm's, when one is on its way: by an external CA
+/// where there is one for that root, else signed here.
+pub(crate) async fn issue(
+    cluster: &Cluster,
+    external: &ExternalSigner,
+    csr_pem: &str,
+    node_id: &NodeId,
+    role: Role,
+) -> Result<Issued, Error> {
     let subject = NodeSubject { node_id: node_id.clone(), role, cluster_id: cluster.id.clone() };
     let root_ca = &cluster.root_ca;
-    let (cert_pem, key_pem) = match &root_ca.rotation {
-        Some(next) => (&next.cert_pem, &next.key_pem),
-        None => (&root_ca.cert_pem, &root_ca.key_pem),
+    let externals = of_root(&cluster.spec.external_cas, root_ca.signing_digest(), &root_ca.digest);
+    let leaf_pem = if !externals.is_empty() {
+        external.sign(&externals, root_ca.signing_pem(), csr_pem, &subject).await?
+    } else if root_ca.signing_key_pem().is_empty() {
+        return Err(Error::unavailable("the key of the swarm's root is with an external CA, and none is known"));
+    } else {
+        let authority = CertificateAuthority::from_pem(root_ca.signing_pem(), root_ca.signing_key_pem())?;
+        authority.sign(csr_pem, &subject, now(), cluster.spec.node_cert_expiry)?
     };
-    let sign = || -> Result<Issued, Error> {
-        if key_pem.is_empty() {
-            return Err(Error::unavailable("the key of the swarm's root is with an external CA, and none is known"));
-        }
-        let authority = CertificateAuthority::from_pem(cert_pem, key_pem)?;
-        let leaf_pem = authority.sign(csr_pem, &subject, now(), cluster.spec.node_cert_expiry)?;
-        issued(root_ca, &leaf_pem, node_id)
-    };
-    sign().map_err(status_of)
-}
-
-fn issued(root_ca: &RootCa, leaf_pem: &str, node_id: &NodeId) -> Result<Issued, Error> {
-    let certificate = certificate_facts(leaf_pem, root_ca.signing_digest())?;
+    let certificate = certificate_facts(&leaf_pem, root_ca.signing_digest())?;
     let cross_signed_pem = root_ca.rotation.as_ref().map_or("", |rotation| &rotation.cross_signed_pem);
-    Ok(Issued { node_id: node_id.clone(), chain_pem: format!("{leaf_pem}{cross_signed_pem}"), certificate })
+    Ok(Issued { node_id: node_id.clone(), chain_pem: leaf_pem + cross_signed_pem, certificate })
 }
 
 /// What the managers keep of a certificate.
-pub(crate) fn certificate_facts(chain_pem: &str, issuer: &str) -> Result<NodeCertificate, Error> {
+fn certificate_facts(chain_pem: &str, issuer: &str) -> Result<NodeCertificate, Error> {
     Ok(NodeCertificate {
         issuer: issuer.to_owned(),
         key_digest: public_key_digest(chain_pem)?,

@@ -2,8 +2,8 @@
 //! one does. What they answer is checked like anything foreign.
 
 use skep_identity::{
-    ANSWER_BYTES_MAX, CertificateRequest, Identity, NodeSubject, RootDigest, check_issued, https_config, read_answer,
-    sign_request,
+    ANSWER_BYTES_MAX, CertificateRequest, Identity, NodeSubject, RootDigest, check_issued, https_config,
+    innermost_text, read_answer, sign_request,
 };
 use skep_model::cluster::{Cluster, ClusterSpec, ExternalCa};
 use skep_model::node::Role;
@@ -13,15 +13,19 @@ use std::time::Duration;
 /// For a connection, a signature and its answer.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks as this manager.
+/// Asks as this manager, or as one that has no certificate yet.
 #[derive(Clone)]
 pub(crate) struct ExternalSigner {
-    identity: Identity,
+    identity: Option<Identity>,
 }
 
 impl ExternalSigner {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity }
+        Self { identity: Some(identity) }
+    }
+
+    pub(crate) fn without_certificate() -> Self {
+        Self { identity: None }
     }
 
     /// A chain that those take who trust `root_pem`, from the first that gives one.
@@ -32,8 +36,25 @@ impl ExternalSigner {
         csr_pem: &str,
         subject: &NodeSubject,
     ) -> Result<String> {
-        let config = |external: &ExternalCa| Ok(self.identity.https_config(&external.ca_cert)?);
-        first_answer(externals, config, root_pem, csr_pem, subject).await
+        let body = sign_request(csr_pem, subject);
+        let mut reasons = Vec::new();
+        for external in externals {
+            let asked = async {
+                let config = match &self.identity {
+                    Some(identity) => identity.https_config(&external.ca_cert)?,
+                    None => https_config(root_pem)?,
+                };
+                let answer = post(&external.url, body.clone(), config).await?;
+                let chain_pem = format!("{}\n", read_answer(&answer)?.trim_end());
+                check_issued(&chain_pem, csr_pem, subject, root_pem)?;
+                Ok::<_, Error>(chain_pem)
+            };
+            match asked.await {
+                Ok(chain_pem) => return Ok(chain_pem),
+                Err(error) => reasons.push(format!("{}: {error}", external.url)),
+            }
+        }
+        Err(Error::unavailable(format!("no external CA has signed: {}", reasons.join("; "))))
     }
 
     /// Whether somebody will sign once `spec` holds: external CAs that are new must do so now,
@@ -44,13 +65,12 @@ impl ExternalSigner {
         if is_forced {
             return Ok(());
         }
-        let (root_pem, key_is_here) = if spec.signing_ca_cert.is_empty() {
-            (root_ca.signing_pem(), root_ca.signs_here())
-        } else {
-            let is_present = RootDigest::of_pem(&spec.signing_ca_cert)?.as_str() == root_ca.signing_digest();
-            (spec.signing_ca_cert.as_str(), key_is_given || (is_present && root_ca.signs_here()))
-        };
-        let asked = of_root(&spec.external_cas, RootDigest::of_pem(root_pem)?.as_str(), &root_ca.digest);
+        let given = spec.signing_ca_cert.as_str();
+        let root_pem = if given.is_empty() { root_ca.signing_pem() } else { given };
+        let digest = RootDigest::of_pem(root_pem)?;
+        let is_present = digest.as_str() == root_ca.signing_digest();
+        let key_is_here = key_is_given || (is_present && !root_ca.signing_key_pem().is_empty());
+        let asked = of_root(&spec.external_cas, digest.as_str(), &root_ca.digest);
         if asked.is_empty() && !key_is_here {
             return Err(Error::invalid(NOBODY_SIGNS));
         }
@@ -68,18 +88,6 @@ impl ExternalSigner {
 const NOBODY_SIGNS: &str =
     "there must be at least one valid, reachable external CA corresponding to the current CA certificate";
 
-/// Signs for the first manager of a swarm, which has no certificate yet to show.
-pub(crate) async fn sign_first(
-    externals: &[ExternalCa],
-    root_pem: &str,
-    csr_pem: &str,
-    subject: &NodeSubject,
-) -> Result<String> {
-    let externals: Vec<&ExternalCa> = externals.iter().collect();
-    let config = |_: &ExternalCa| Ok(https_config(root_pem)?);
-    first_answer(&externals, config, root_pem, csr_pem, subject).await
-}
-
 /// Those that sign for the root with that digest.
 pub(crate) fn of_root<'a>(externals: &'a [ExternalCa], digest: &str, present_digest: &str) -> Vec<&'a ExternalCa> {
     let signs_for = |external: &&ExternalCa| match external.ca_cert.trim().is_empty() {
@@ -89,38 +97,8 @@ pub(crate) fn of_root<'a>(externals: &'a [ExternalCa], digest: &str, present_dig
     externals.iter().filter(signs_for).collect()
 }
 
-async fn first_answer(
-    externals: &[&ExternalCa],
-    config: impl Fn(&ExternalCa) -> Result<rustls::ClientConfig>,
-    root_pem: &str,
-    csr_pem: &str,
-    subject: &NodeSubject,
-) -> Result<String> {
-    let body = sign_request(csr_pem, subject);
-    let mut reasons = Vec::new();
-    for external in externals {
-        let asked = async {
-            let answer = post(&external.url, body.clone(), config(external)?).await?;
-            let chain_pem = format!("{}\n", read_answer(&answer)?.trim_end());
-            check_issued(&chain_pem, csr_pem, subject, root_pem)?;
-            Ok::<_, Error>(chain_pem)
-        };
-        match asked.await {
-            Ok(chain_pem) => return Ok(chain_pem),
-            Err(error) => reasons.push(format!("{}: {error}", external.url)),
-        }
-    }
-    Err(Error::unavailable(format!("no external CA has signed: {}", reasons.join("; "))))
-}
-
 async fn post(url: &str, body: Vec<u8>, config: rustls::ClientConfig) -> Result<Vec<u8>> {
-    let failed = |error: reqwest::Error| {
-        let mut innermost: &dyn std::error::Error = &error;
-        while let Some(source) = innermost.source() {
-            innermost = source;
-        }
-        Error::unavailable(innermost.to_string())
-    };
+    let failed = |error: reqwest::Error| Error::unavailable(innermost_text(&error));
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .https_only(true)

@@ -27,6 +27,7 @@ mod own_certificate;
 mod partition_tests;
 mod raft;
 mod restore;
+mod root;
 mod rotation;
 #[cfg(skep_simulated)]
 mod sabotage;

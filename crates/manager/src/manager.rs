@@ -61,7 +61,7 @@ impl Manager {
             ));
         }
         remove_dir(&config.raft_dir())?;
-        let founded = Founded::create(&mut init.spec).await?;
+        let founded = Founded::create(&mut init).await?;
         let identity = Identity::new(&founded.stored)?;
         let (listener, address, advertise_addr) = listen(&config).await?;
         let replicator = Replicator::open(&config.raft_dir(), &config.vault, FIRST_RAFT_ID, identity.clone()).await?;

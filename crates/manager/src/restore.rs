@@ -7,8 +7,10 @@ use crate::blocking::blocking;
 use crate::ca::issue;
 use crate::config::{ManagerConfig, SwarmInit};
 use crate::edit::edit;
+use crate::external_ca::ExternalSigner;
+use crate::founding::own_node;
 use crate::ids::RandomIds;
-use crate::manager::{FIRST_RAFT_ID, Manager, host_of, listen, mark_joined, remove_dir};
+use crate::manager::{FIRST_RAFT_ID, Manager, listen, mark_joined, remove_dir};
 use crate::raft::{Member, Replicator};
 use skep_cluster::Store;
 use skep_cluster::command::{Key, Kind, Object, Write};
@@ -17,7 +19,7 @@ use skep_cluster::ids::IdSource;
 use skep_identity::{CertificateRequest, Identity, StoredIdentity};
 use skep_model::cluster::Cluster;
 use skep_model::id::NodeId;
-use skep_model::node::{ManagerStatus, Node, NodeSpec, NodeStatus, Role};
+use skep_model::node::{Node, Role};
 use skep_model::{Error, Result};
 
 impl Manager {
@@ -39,8 +41,8 @@ impl Manager {
 
         let node_id = NodeId(RandomIds.swarm_id());
         let request = CertificateRequest::create()?;
-        let issued = issue(&cluster, request.pem(), &node_id, Role::Manager)
-            .map_err(|status| Error::internal(status.message()))?;
+        let signer = ExternalSigner::without_certificate();
+        let issued = issue(&cluster, &signer, request.pem(), &node_id, Role::Manager).await?;
         let stored = StoredIdentity {
             root_pem: cluster.root_ca.trust_pem(),
             chain_pem: issued.chain_pem,
@@ -64,26 +66,6 @@ impl Manager {
                 Err(error)
             }
         }
-    }
-}
-
-fn own_node(id: &NodeId, init: SwarmInit, advertise_addr: &str) -> Node {
-    let address = host_of(advertise_addr);
-    let data_path_address = if init.data_path_address.is_empty() { address.clone() } else { init.data_path_address };
-    Node {
-        id: id.clone(),
-        spec: NodeSpec { role: Role::Manager, availability: init.availability, ..NodeSpec::default() },
-        description: init.description,
-        status: NodeStatus { address, ..NodeStatus::default() },
-        manager_status: Some(ManagerStatus {
-            raft_id: FIRST_RAFT_ID,
-            address: advertise_addr.to_owned(),
-            leader: true,
-            reachable: true,
-        }),
-        role: Role::Manager,
-        data_path_address,
-        ..Node::default()
     }
 }
 

@@ -7,10 +7,11 @@ use crate::control::fresh_token;
 use crate::edit::edit;
 use crate::external_ca::of_root;
 use crate::raft::{Replicator, now};
+use crate::root::{Root, stray_key};
 use crate::store_handle::Changes;
 use skep_cluster::Store;
 use skep_cluster::command::{Kind, Object, Write};
-use skep_identity::{CertificateAuthority, Issuer, RootDigest, check_root};
+use skep_identity::{CertificateAuthority, Issuer, RootDigest};
 use skep_model::cluster::{Cluster, RootCa, RootRotation};
 use skep_model::node::{Node, NodeState};
 use skep_model::{Error, Result, Timestamp};
@@ -34,26 +35,18 @@ pub(crate) fn begin(cluster: &mut Cluster, key_pem: &str, now: Timestamp) -> Res
     let given = digest_of(&spec.signing_ca_cert)?;
     let wanted = match given {
         Some(given) if given != root_ca.signing_digest() => {
-            if !key_pem.is_empty() {
-                Wanted::Here(Box::new(CertificateAuthority::adopt(&spec.signing_ca_cert, key_pem, now)?))
-            } else if of_root(&spec.external_cas, &given, &root_ca.digest).is_empty() {
-                return Err(Error::invalid("a signing CA key must be given together with the signing CA certificate"));
-            } else {
-                check_root(&spec.signing_ca_cert, now)?;
-                Wanted::Outside(spec.signing_ca_cert.clone())
-            }
+            let signed_outside = !of_root(&spec.external_cas, &given, &root_ca.digest).is_empty();
+            Root::given(&spec.signing_ca_cert, key_pem, signed_outside, now)?
         }
         None | Some(_) if is_forced => {
             spec.signing_ca_cert.clear();
-            Wanted::Here(Box::new(CertificateAuthority::create(now)?))
+            Root::fresh(now)?
         }
-        None if !key_pem.is_empty() => {
-            return Err(Error::invalid("a signing CA key was given without its certificate"));
-        }
+        None if !key_pem.is_empty() => return Err(stray_key()),
         None | Some(_) => return Ok(()),
     };
     root_ca.last_forced_rotation = spec.ca_force_rotate;
-    let digest = RootDigest::of_pem(wanted.cert_pem())?.as_str().to_owned();
+    let digest = wanted.digest()?;
     // Back to the root that is still there: nodes that moved already will move back.
     root_ca.rotation = if digest == root_ca.digest { None } else { Some(towards(root_ca, &wanted, digest, now)?) };
     Ok(())
@@ -66,34 +59,19 @@ fn digest_of(cert_pem: &str) -> Result<Option<String>> {
     Ok(Some(RootDigest::of_pem(cert_pem)?.as_str().to_owned()))
 }
 
-/// The root that is to come.
-enum Wanted {
-    Here(Box<CertificateAuthority>),
-    /// An external CA has the key.
-    Outside(String),
-}
-
-impl Wanted {
-    fn cert_pem(&self) -> &str {
-        match self {
-            Self::Here(authority) => authority.cert_pem(),
-            Self::Outside(cert_pem) => cert_pem,
-        }
-    }
-}
-
-fn towards(root_ca: &RootCa, wanted: &Wanted, digest: String, now: Timestamp) -> Result<RootRotation> {
+fn towards(root_ca: &RootCa, wanted: &Root, digest: String, now: Timestamp) -> Result<RootRotation> {
     if root_ca.key_pem.is_empty() {
         return Err(Error::invalid(
             "the key of the present root certificate is with an external CA, so it cannot vouch for another root here",
         ));
     }
     let present = CertificateAuthority::from_pem(&root_ca.cert_pem, &root_ca.key_pem)?;
-    let (key_pem, cross_signed_pem) = match wanted {
-        Wanted::Here(authority) => (authority.key_pem().to_owned(), present.cross_sign(authority, now)?),
-        Wanted::Outside(cert_pem) => (String::new(), present.cross_sign_root(cert_pem, now)?),
+    let cross_signed_pem = match wanted {
+        Root::Here(authority) => present.cross_sign(authority, now)?,
+        Root::Outside(cert_pem) => present.cross_sign_root(cert_pem, now)?,
     };
-    Ok(RootRotation { cert_pem: wanted.cert_pem().to_owned(), key_pem, digest, cross_signed_pem })
+    let (cert_pem, key_pem) = (wanted.cert_pem().to_owned(), wanted.key_pem().to_owned());
+    Ok(RootRotation { cert_pem, key_pem, digest, cross_signed_pem })
 }
 
 /// Drives rotations while this manager leads. Runs until `stop`.

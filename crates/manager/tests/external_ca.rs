@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use skep_identity::{CertificateAuthority, CertificateRequest, Issuer, NodeSubject};
 use skep_manager::{Manager, RotateFlags, SwarmInit};
 use skep_model::Timestamp;
-use skep_model::cluster::{ClusterSpec, ExternalCa};
+use skep_model::cluster::{ClusterSpec, ExternalCa, SecretBytes};
 use skep_model::node::Role;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,11 +134,33 @@ async fn a_swarm_founded_on_an_external_ca_signs_nothing_itself() {
 
         let refused = update(&manager, |spec| spec.external_cas.clear()).await.unwrap_err();
         assert!(refused.contains("at least one valid, reachable external CA"), "{refused}");
+        let backup = manager.control().backup(Some("passphrase".into())).await.unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let init = SwarmInit::default();
+        let restored = Manager::restore(config(elsewhere.path()), init, backup, "passphrase".into()).await.unwrap();
+        assert_eq!(restored.identity().issuer().unwrap(), Issuer::of_root(&cfssl.root_pem).unwrap());
+        restored.shutdown().await;
         cfssl.serving.abort();
         let refused = join(manager.advertise_addr(), &token).await.unwrap_err();
         assert!(refused.message().contains("no external CA has signed"), "{refused}");
         manager.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swarm_founded_on_a_root_of_the_users_own_signs_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = CertificateAuthority::create(now()).unwrap();
+    let mut init = SwarmInit::default();
+    init.spec.signing_ca_cert = own.cert_pem().to_owned();
+    let refused = Manager::bootstrap(config(dir.path()), init.clone()).await.err().unwrap();
+    assert!(refused.to_string().contains("must be given together"), "{refused}");
+    init.spec.signing_ca_key = SecretBytes(own.key_pem().as_bytes().to_vec());
+    let manager = Manager::bootstrap(config(dir.path()), init).await.unwrap();
+    let token = manager.control().tokens().unwrap().worker;
+    let worker = join(manager.advertise_addr(), &token).await.unwrap();
+    assert_eq!(worker.issuer().unwrap(), Issuer::of_root(own.cert_pem()).unwrap());
+    manager.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

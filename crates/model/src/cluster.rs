@@ -108,9 +108,9 @@ impl RootCa {
         self.rotation.as_ref().map_or(&self.cert_pem, |rotation| &rotation.cert_pem)
     }
 
-    /// Whether managers have the key of the root that signs at present.
-    pub fn signs_here(&self) -> bool {
-        !self.rotation.as_ref().map_or(&self.key_pem, |rotation| &rotation.key_pem).is_empty()
+    /// The key of that root; empty when external CAs alone sign.
+    pub fn signing_key_pem(&self) -> &str {
+        self.rotation.as_ref().map_or(&self.key_pem, |rotation| &rotation.key_pem)
     }
 
     /// What nodes are to trust: the root, and with it the one that is to replace it.

@@ -167,6 +167,16 @@ fn is_path_component(text: &str) -> bool {
         && text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '_' | '-'))
 }
 
+/// The architecture of this machine, in the words of images and of Go.
+pub fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

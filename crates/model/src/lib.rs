@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod container;
 pub mod error;
+pub mod hash;
 pub mod id;
 pub mod image;
 pub mod net_trace;

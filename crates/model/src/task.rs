@@ -155,6 +155,13 @@ pub struct Task {
     pub ended_at: Timestamp,
 }
 
+impl TaskStatus {
+    /// Whether published ports may lead to its container over IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.container.as_ref().is_some_and(|container| container.ipv6)
+    }
+}
+
 impl Task {
     /// The number clients know the slot by: as in the reference, those of jobs begin at 0.
     pub fn public_slot(&self) -> u64 {

@@ -264,6 +264,9 @@ pub struct Seen {
 /// The tunnel's name in an overlay's namespace.
 pub const OVERLAY_TUNNEL: &str = "vxlan0";
 
+/// Makes a host lead packets of IPv6 on. Written with care for links that learn their routers.
+pub const FORWARDING_IPV6: &str = "net.ipv6.conf.all.forwarding";
+
 /// The mesh's tunnel in the host's namespace.
 pub const MESH_TUNNEL: &str = "skep-ingress";
 

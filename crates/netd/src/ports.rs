@@ -131,6 +131,23 @@ pub fn of_endpoint(endpoint: &DesiredEndpoint) -> Vec<(HostPort, Holder)> {
     ports
 }
 
+/// Whether each port can lead from the address that it is wanted at into the container.
+///
+/// # Errors
+/// The container has no address of that family.
+pub fn check_families(endpoint: &DesiredEndpoint) -> Result<()> {
+    for port in &endpoint.ports {
+        let Some(ip) = port.host_ip else { continue };
+        if address_of(&endpoint.addresses, Family::of(ip)).is_none() {
+            let address = SocketAddr::new(ip, port.host_port);
+            let (family, advice) = if ip.is_ipv4() { ("IPv4", "") } else { ("IPv6", ": make its network with --ipv6") };
+            let text = format!("cannot publish {address}: the container has no {family} address{advice}");
+            return Err(Error::invalid(text));
+        }
+    }
+    Ok(())
+}
+
 /// All host ports of the desired state.
 pub fn wanted(desired: &Desired, has_ipv6: bool) -> Vec<(HostPort, Holder)> {
     let any = [Some(Ipv4Addr::UNSPECIFIED.into()), has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into())];
@@ -146,6 +163,8 @@ pub fn wanted(desired: &Desired, has_ipv6: bool) -> Vec<(HostPort, Holder)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skep_model::id::{ContainerId, NetworkId};
+    use skep_model::netstate::DesiredPort;
 
     fn port(text: &str) -> HostPort {
         HostPort { protocol: Protocol::Tcp, address: text.parse().unwrap() }
@@ -153,6 +172,38 @@ mod tests {
 
     fn holder(name: &str) -> Holder {
         Holder::Endpoint(EndpointId(name.into()))
+    }
+
+    #[test]
+    fn a_port_needs_a_container_of_its_family() {
+        let check = |host_ip: Option<&str>, address: &str, expect: &str| {
+            let port = DesiredPort {
+                host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+                host_port: 8080,
+                container_port: 80,
+                protocol: Protocol::Tcp,
+            };
+            let endpoint = DesiredEndpoint {
+                id: EndpointId("e".into()),
+                network: NetworkId("n".into()),
+                container: ContainerId("c".into()),
+                netns: "/ns".into(),
+                interface: "eth0".into(),
+                addresses: vec![address.parse().unwrap()],
+                mac: [2, 0, 0, 0, 0, 1],
+                default_route: true,
+                dns_names: Vec::new(),
+                ports: vec![port],
+                sysctls: BTreeMap::new(),
+            };
+            let got = check_families(&endpoint).err().map(|error| error.message).unwrap_or_default();
+            assert_eq!(got, expect);
+        };
+        check(None, "10.1.0.2/16", "");
+        check(Some("127.0.0.1"), "10.1.0.2/16", "");
+        check(Some("::1"), "fd00::2/64", "");
+        let text = "cannot publish [::1]:8080: the container has no IPv6 address: make its network with --ipv6";
+        check(Some("::1"), "10.1.0.2/16", text);
     }
 
     #[test]

@@ -5,11 +5,14 @@ use crate::balance::ipvs::table::Services;
 use crate::desired::Desired;
 use crate::nft::expression::Family;
 use crate::nft::table::Table;
-use crate::plan::{ALIAS_PREFIX, BridgePort, DefaultRoute, Link, LinkKind, PlaceId, Port, Wanted, WantedPlace};
+use crate::plan::{
+    ALIAS_PREFIX, BridgePort, DefaultRoute, FORWARDING_IPV6, Link, LinkKind, PlaceId, Port, Wanted, WantedPlace,
+};
 use crate::rules::ingress::IngressPort;
 use crate::rules::{self, address_of};
 use ipnet::IpNet;
 use mesh::Mesh;
+use skep_model::hash::fnv1a;
 use skep_model::netstate::{DesiredEndpoint, DesiredNetwork, NetworkKind};
 use skep_model::network::mac_of;
 use std::collections::BTreeSet;
@@ -83,7 +86,8 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
     wanted.backends.extend(targets.map(|target| (PlaceId::Host, target.address, Some(target.port))));
     let published = published(desired).flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr));
     wanted.backends.extend(published.map(|address| (PlaceId::Host, address, None)));
-    let (table, balanced) = host_table(desired, mesh.as_ref(), &ingress, circumstances);
+    let Circumstances { balancer, bridges_are_filtered, .. } = *circumstances;
+    let (table, balanced) = host_table(desired, mesh.as_ref(), &ingress, balancer, bridges_are_filtered);
     if let Some(table) = table {
         let host = wanted.places.entry(PlaceId::Host).or_default();
         host.table = Some(table);
@@ -98,27 +102,28 @@ pub fn wanted(desired: &Desired, circumstances: &Circumstances<'_>) -> Wanted {
 
 /// The host's rules and what IPVS balances there alone, which is all that published
 /// ports need.
-pub fn host_rules(desired: &Desired, circumstances: &Circumstances<'_>) -> (Option<Table>, Option<Services>) {
+pub fn host_rules(
+    desired: &Desired,
+    balancer: &dyn Balancer,
+    bridges_are_filtered: bool,
+) -> (Option<Table>, Option<Services>) {
     let mesh = Mesh::of(desired);
     let ingress = ingress::ports(desired, mesh.as_ref(), &mut Vec::new());
-    host_table(desired, mesh.as_ref(), &ingress, circumstances)
+    host_table(desired, mesh.as_ref(), &ingress, balancer, bridges_are_filtered)
 }
 
 fn host_table(
     desired: &Desired,
     mesh: Option<&Mesh<'_>>,
     ingress: &[IngressPort],
-    circumstances: &Circumstances<'_>,
+    balancer: &dyn Balancer,
+    bridges_are_filtered: bool,
 ) -> (Option<Table>, Option<Services>) {
     let hops = mesh.map(Mesh::hops).unwrap_or_default();
     // Without a published port the host's IPVS is left to others.
-    let balanced = if ingress.is_empty() { None } else { circumstances.balancer.mesh(ingress, &hops) };
-    let facts = rules::host::Facts {
-        ingress,
-        mesh,
-        marked: balanced.is_some(),
-        refuses_loopback_ipv6: circumstances.bridges_are_filtered,
-    };
+    let balanced = if ingress.is_empty() { None } else { balancer.mesh(ingress, &hops) };
+    let facts =
+        rules::host::Facts { ingress, mesh, marked: balanced.is_some(), refuses_loopback_ipv6: bridges_are_filtered };
     let table = rules::host::table(desired.networks(), published(desired), &facts);
     (table, balanced)
 }
@@ -149,7 +154,7 @@ fn add_bridge(network: &DesiredNetwork, bridge: &str, circumstances: &Circumstan
             Family::V6 => {
                 add_link_settings_ipv6(bridge, host);
                 host.loopback_routes.insert(bridge.to_owned());
-                host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into())
+                host.sysctls.insert(FORWARDING_IPV6.into(), "1".into())
             }
         };
     }
@@ -266,8 +271,5 @@ fn add_leg(
 
 /// The host's name for an endpoint's port: the same for the same endpoint, always.
 pub fn port_name(endpoint: &DesiredEndpoint) -> String {
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    let hash = endpoint.id.as_str().bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-    format!("veth{:011x}", hash & 0xfff_ffff_ffff)
+    format!("veth{:011x}", fnv1a(endpoint.id.as_str()) & 0xfff_ffff_ffff)
 }

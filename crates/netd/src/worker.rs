@@ -396,11 +396,9 @@ impl Worker {
     }
 
     fn circumstances(&self) -> Circumstances<'_> {
-        let is_on = |key| sysctl::read(key).as_deref() == Some("1");
-        let keys = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
         Circumstances {
             balancer: self.balancer.as_ref(),
-            bridges_are_filtered: keys.into_iter().all(is_on),
+            bridges_are_filtered: bridges_are_filtered(),
             underlay: self.underlay,
             has_ipv6: has_ipv6(),
         }
@@ -424,8 +422,14 @@ impl Worker {
     }
 }
 
+/// Whether bridged frames pass the rules for routed packets.
+fn bridges_are_filtered() -> bool {
+    let is_on = |key| sysctl::read(key).as_deref() == Some("1");
+    ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"].into_iter().all(is_on)
+}
+
 /// Whether the host's new links have IPv6.
 fn has_ipv6() -> bool {
-    let is_off = |which| sysctl::read(&format!("net/ipv6/conf/{which}/disable_ipv6")).as_deref() == Some("0");
-    ["all", "default"].into_iter().all(is_off)
+    let is_on = |which| sysctl::read(&format!("net/ipv6/conf/{which}/disable_ipv6")).as_deref() == Some("0");
+    ["all", "default"].into_iter().all(is_on)
 }

@@ -7,6 +7,7 @@ use crate::version::{API_VERSION, API_VERSION_MIN, SERVER_VERSION};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skep_model::Timestamp;
+use skep_model::image::host_architecture;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -58,16 +59,6 @@ fn parse_memory_total(text: &str) -> u64 {
     kib * 1024
 }
 
-/// The processor as Go names it, which image platforms use too.
-pub(crate) fn go_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
-    }
-}
-
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Version {
@@ -97,7 +88,7 @@ impl Version {
     pub(crate) fn of(machine: &Machine) -> Self {
         let details = [
             ("ApiVersion", API_VERSION.to_string()),
-            ("Arch", go_arch().to_owned()),
+            ("Arch", host_architecture().to_owned()),
             ("BuildTime", String::new()),
             ("Experimental", "false".to_owned()),
             ("GitCommit", String::new()),
@@ -116,7 +107,7 @@ impl Version {
             git_commit: "",
             go_version: "",
             os: "linux",
-            arch: go_arch(),
+            arch: host_architecture(),
             kernel_version: machine.kernel.clone(),
             build_time: "",
         }

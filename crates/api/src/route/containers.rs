@@ -47,7 +47,7 @@ pub(crate) async fn create(State(backend): State<Backend>, query: Query, Json(bo
 pub(crate) fn check_platform(platform: &str) -> Result<()> {
     let mut parts = platform.split('/');
     let os = parts.next().unwrap_or_default();
-    let own = crate::json::system::go_arch();
+    let own = skep_model::image::host_architecture();
     let same_arch = parts.next().is_none_or(|arch| arch == own || arch == std::env::consts::ARCH);
     if os == "linux" && same_arch {
         return Ok(());
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn only_this_platform_runs() {
         assert!(check_platform("linux").is_ok());
-        assert!(check_platform(&format!("linux/{}", crate::json::system::go_arch())).is_ok());
+        assert!(check_platform(&format!("linux/{}", skep_model::image::host_architecture())).is_ok());
         assert!(check_platform("windows/amd64").is_err() && check_platform("linux/s390x").is_err());
     }
 

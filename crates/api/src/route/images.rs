@@ -287,7 +287,6 @@ fn override_config(config: &mut ContainerConfig, wanted: ContainerConfig) {
     config.labels.extend(wanted.labels);
 }
 
-/// Bytes that are no use to anybody: the classic builder keeps its cache as images.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -110,16 +110,10 @@ pub(crate) fn auth_header(image: &str) -> Vec<(&'static str, String)> {
 /// What `login` stored for the image's registry, as the header wants it.
 pub(crate) fn credentials(image: &str) -> Option<String> {
     let reference = skep_model::image::Reference::parse(image).ok()?;
-    let folder = std::env::var_os("DOCKER_CONFIG")
-        .map(std::path::PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".docker")))?;
-    let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?;
     let registry =
         if reference.registry == "docker.io" { "https://index.docker.io/v1/" } else { reference.registry.as_str() };
-    let entry = &config["auths"][registry];
-    let decoded = String::from_utf8(STANDARD.decode(entry["auth"].as_str()?).ok()?).ok()?;
-    let (username, password) = decoded.split_once(':')?;
-    let auth = json!({"username": username, "password": password, "serveraddress": registry});
+    let mut auth = all_credentials().remove(registry)?;
+    auth["serveraddress"] = registry.into();
     Some(URL_SAFE.encode(auth.to_string()))
 }
 

@@ -10,6 +10,7 @@ use crate::{Client, Failure, Outcome, human, parse, stream};
 use anyhow::anyhow;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use skep_model::image::host_architecture;
 
 pub(crate) async fn dispatch(client: &Client, verb: System) -> Outcome {
     match verb {
@@ -32,7 +33,7 @@ fn show(value: &Value, format: &str) -> Outcome {
 pub(crate) async fn version(client: &Client, format: &str) -> Outcome {
     let own = json!({
         "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": "1.50", "DefaultAPIVersion": "1.50",
-        "Os": std::env::consts::OS, "Arch": arch(), "Context": "default",
+        "Os": std::env::consts::OS, "Arch": host_architecture(), "Context": "default",
     });
     let server = client.get("/version").await;
     if !format.is_empty() {
@@ -43,7 +44,12 @@ pub(crate) async fn version(client: &Client, format: &str) -> Outcome {
         return show(&json!({"Client": own, "Server": server}), format);
     }
     println!("Client: skep\n Version:           {}\n API version:       1.50", env!("CARGO_PKG_VERSION"));
-    println!(" OS/Arch:           {}/{}\n Host:              {}", std::env::consts::OS, arch(), client.host());
+    println!(
+        " OS/Arch:           {}/{}\n Host:              {}",
+        std::env::consts::OS,
+        host_architecture(),
+        client.host()
+    );
     let server = server?;
     println!("\nServer: {}", text(&server["Platform"]["Name"]));
     println!(" Engine:\n  Version:          {}", text(&server["Version"]));
@@ -55,14 +61,6 @@ pub(crate) async fn version(client: &Client, format: &str) -> Outcome {
     println!("  OS/Arch:          {}/{}", text(&server["Os"]), text(&server["Arch"]));
     println!("  Kernel:           {}", text(&server["KernelVersion"]));
     Ok(())
-}
-
-fn arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 pub(crate) async fn info(client: &Client, format: &str) -> Outcome {

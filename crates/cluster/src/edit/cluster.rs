@@ -11,7 +11,7 @@ use skep_model::network::{IpamConfig, NetworkSpec};
 use skep_model::node::Node;
 use skep_model::service::ClusterNetwork;
 use skep_model::{Error, Result, Timestamp};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const DEFAULT_POOL: Ipv4Net = match Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), 8) {
@@ -62,7 +62,7 @@ fn ingress_network(cluster: &Cluster, id: String) -> ClusterNetwork {
     let config = first.map(|subnet| IpamConfig {
         subnet: Some(IpNet::V4(subnet)),
         ip_range: None,
-        gateway: Some(IpAddr::V4(crate::plan::first_host(&subnet))),
+        gateway: Some(crate::plan::first_host(&IpNet::V4(subnet))),
         aux_addresses: Default::default(),
     });
     let spec = NetworkSpec {

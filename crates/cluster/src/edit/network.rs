@@ -4,7 +4,7 @@ use super::{not_found, precondition};
 use crate::assign::MTU_OPTION;
 use crate::command::{Key, Kind, Object, Write};
 use crate::ids::IdSource;
-use crate::plan::{VNI_OPTION, free_subnet, free_subnet_ipv6, overlapping, wanted_vni};
+use crate::plan::{Family, VNI_OPTION, free_subnet, free_subnet_ipv6, has_family, overlapping, wanted_vni};
 use crate::store::Store;
 use ipnet::{IpNet, Ipv6Net};
 use skep_model::cluster::Meta;
@@ -82,14 +82,13 @@ fn check_options(store: &Store, spec: &NetworkSpec) -> Result<()> {
 
 /// Families without a subnet need one in the pools.
 fn check_room(store: &Store, spec: &NetworkSpec) -> Result<()> {
-    let subnets = || spec.ipam.iter().map(|config| config.subnet);
-    let any_open = subnets().any(|subnet| subnet.is_none());
-    if (any_open || !subnets().flatten().any(|subnet| subnet.addr().is_ipv4())) && free_subnet(store).is_err() {
+    let any_open = spec.ipam.iter().any(|config| config.subnet.is_none());
+    if (any_open || !has_family(spec, Family::V4)) && free_subnet(store).is_err() {
         let text = "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to \
                     the network";
         return Err(Error::forbidden(text));
     }
-    if spec.enable_ipv6 && !subnets().flatten().any(|subnet| subnet.addr().is_ipv6()) {
+    if spec.enable_ipv6 && !has_family(spec, Family::V6) {
         free_subnet_ipv6(store).map_err(Error::forbidden)?;
     }
     Ok(())

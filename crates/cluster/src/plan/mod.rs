@@ -21,7 +21,8 @@ mod waiting;
 mod why;
 
 pub(crate) use allocate::{
-    VNI_MIN, VNI_OPTION, first_host, free_subnet, free_subnet_ipv6, is_overlay, overlapping, wanted_vni,
+    Family, VNI_MIN, VNI_OPTION, first_host, free_subnet, free_subnet_ipv6, has_family, is_overlay, overlapping,
+    wanted_vni,
 };
 pub(crate) use constraint::parse as parse_constraints;
 pub use rebalance::{Move, Rebalance, rebalance};

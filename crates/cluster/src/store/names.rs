@@ -3,6 +3,7 @@
 
 use super::id::Id;
 use super::table::Table;
+use skep_model::hash::fnv1a;
 use std::sync::Arc;
 
 /// Cheap to clone and cheap to change after a clone, like the tables.
@@ -28,9 +29,7 @@ impl Names {
 
 /// Two characters of a digest (FNV-1a), by which the table is split, and the name.
 fn key(name: &str) -> String {
-    let digest = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let digest = fnv1a(name);
     // Each character changes the lowest bits; those in the middle hardly differ for short names.
     format!("{:02x}{name}", digest as u8)
 }

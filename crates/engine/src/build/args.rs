@@ -1,5 +1,6 @@
 //! Build arguments: what `--build-arg` gave, what `ARG` declared where, who may see it. Pure.
 
+use skep_model::image::host_architecture;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Known without `ARG`, and left out of the history unless declared.
@@ -76,7 +77,7 @@ impl BuildArgs {
 
 /// `TARGETARCH` and its like. `platform` is `os[/arch[/variant]]` or empty.
 fn platform_args(platform: &str) -> Vec<(&'static str, String)> {
-    let native = go_architecture(std::env::consts::ARCH);
+    let native = host_architecture();
     let mut parts = platform.split('/').filter(|part| !part.is_empty());
     let os = parts.next().unwrap_or("linux").to_owned();
     let arch = parts.next().unwrap_or(native).to_owned();
@@ -92,15 +93,6 @@ fn platform_args(platform: &str) -> Vec<(&'static str, String)> {
         ("TARGETPLATFORM", target),
         ("TARGETVARIANT", variant),
     ]
-}
-
-fn go_architecture(rust: &str) -> &str {
-    match rust {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
-    }
 }
 
 #[cfg(test)]

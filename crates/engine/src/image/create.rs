@@ -7,7 +7,7 @@ use super::index::{self, Image};
 use super::store::Store;
 use super::{NewImage, NewLayer};
 use skep_model::container::ContainerConfig;
-use skep_model::image::Reference;
+use skep_model::image::{Reference, host_architecture};
 use skep_model::{Error, Timestamp};
 use std::io::Read;
 use std::sync::Arc;
@@ -23,15 +23,6 @@ pub(crate) fn tag_name(text: &str) -> Result<Reference, Error> {
     Ok(index::stored_form(reference))
 }
 
-/// The architecture of this machine, in the format's words.
-pub(crate) fn machine_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// One tar becomes an image of one layer. Returns its id.
 pub(crate) fn import(
     store: &Arc<Store>,
@@ -44,7 +35,7 @@ pub(crate) fn import(
 ) -> ImageResult<String> {
     let (layer, _pin) = store.add_foreign_tar(tar, None, None)?;
     let image = ImageConfig {
-        architecture: machine_architecture().to_owned(),
+        architecture: host_architecture().to_owned(),
         os: "linux".to_owned(),
         comment: message.clone(),
         config: RunConfig::from_model(config),
@@ -118,7 +109,7 @@ fn start(parent: Option<&Arc<Image>>) -> ImageConfig {
     match parent {
         Some(parent) => (*parent.config).clone(),
         None => ImageConfig {
-            architecture: machine_architecture().to_owned(),
+            architecture: host_architecture().to_owned(),
             os: "linux".to_owned(),
             rootfs: RootFs { kind: ROOTFS_KIND.to_owned(), diff_ids: Vec::new() },
             ..ImageConfig::default()

@@ -84,7 +84,7 @@ fn an_oci_layout_with_an_index_inside_the_index() {
     let manifest =
         format!(r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#, describe(&config, ""), describe(&zipped, ""));
     let platform =
-        format!(r#","platform":{{"os":"linux","architecture":"{}"}}"#, super::super::create::machine_architecture());
+        format!(r#","platform":{{"os":"linux","architecture":"{}"}}"#, skep_model::image::host_architecture());
     let inner = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, describe(manifest.as_bytes(), &platform));
     let name = r#","annotations":{"io.containerd.image.name":"docker.io/library/oci:2"}"#;
     let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, describe(inner.as_bytes(), name));

@@ -120,7 +120,7 @@ impl ImageList {
 impl Platform {
     /// Parses `os[/architecture[/variant]]`; empty is this machine's.
     pub(crate) fn parse(text: &str) -> Result<Self, skep_model::Error> {
-        let here = super::create::machine_architecture();
+        let here = skep_model::image::host_architecture();
         let mut parts = text.split('/').filter(|part| !part.is_empty());
         let os = parts.next().unwrap_or("linux").to_ascii_lowercase();
         let architecture = match parts.next().unwrap_or(here) {

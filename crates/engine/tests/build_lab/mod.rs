@@ -1,13 +1,11 @@
 //! What the build tests share: an engine on a data root of its own, and contexts as tars.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Not every test program uses all of it.
 
-use async_trait::async_trait;
+use skep_engine::attach::NoNetwork;
 use skep_engine::build::{BuildInput, BuildOptions, Given, build};
 use skep_engine::progress::Progress;
-use skep_engine::{Attach, Engine, EngineConfig};
-use skep_model::id::{ContainerId, EndpointId, NetworkId};
-use skep_model::netstate::{AttachRequest, DesiredNetwork, LocalNetState};
-use skep_model::{Error, Result};
+use skep_engine::{Engine, EngineConfig};
+use skep_model::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,7 +51,7 @@ pub fn context(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// `sh` and the libraries it needs, as an image called `shell`.
-pub async fn shell_image(lab: &Lab) {
+async fn shell_image(lab: &Lab) {
     let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
@@ -78,6 +76,13 @@ impl Lab {
         let shim = tests.parent().unwrap().parent().unwrap().join("examples/shim");
         assert!(shim.exists(), "{} is not built: `cargo build -p skep-engine --examples`", shim.display());
         Self::with_program(shim).await
+    }
+
+    /// With a shim and the image `shell`.
+    pub async fn with_shell() -> Self {
+        let lab = Self::with_shim().await;
+        shell_image(&lab).await;
+        lab
     }
 
     async fn with_program(program: PathBuf) -> Self {
@@ -206,29 +211,4 @@ fn walk(directory: &Path) -> Vec<PathBuf> {
 fn cgroup_parent(dir: &Path) -> String {
     let name = dir.file_name().unwrap().to_string_lossy();
     format!("skep-build-test-{}", name.trim_start_matches('.'))
-}
-
-/// Builds of the tests have no network.
-struct NoNetwork;
-
-#[async_trait]
-impl Attach for NoNetwork {
-    async fn sync(&self, _: LocalNetState) -> Result<()> {
-        Ok(())
-    }
-    async fn put_network(&self, _: DesiredNetwork) -> Result<()> {
-        Ok(())
-    }
-    async fn remove_network(&self, _: &NetworkId) -> Result<()> {
-        Ok(())
-    }
-    async fn attach(&self, _: AttachRequest) -> Result<()> {
-        Ok(())
-    }
-    async fn detach(&self, _: &ContainerId) -> Result<()> {
-        Ok(())
-    }
-    async fn detach_endpoint(&self, _: &EndpointId) -> Result<()> {
-        Ok(())
-    }
 }

@@ -7,7 +7,7 @@ use crate::kernel::netns::Namespace;
 use crate::kernel::place::Place;
 use crate::kernel::{ipvs, neighbour, nft, observe, policy, route, sysctl};
 use crate::nft::table::TableFamily;
-use crate::plan::{Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Seen, Wanted, WantedPlace};
+use crate::plan::{FORWARDING_IPV6, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Seen, Wanted, WantedPlace};
 use skep_model::id::NetworkId;
 use skep_model::net_trace::LinkCounters;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +29,6 @@ pub struct Traffic {
     pub flows: Vec<crate::kernel::conntrack::Flow>,
     pub links: BTreeMap<String, LinkCounters>,
 }
-
-const FORWARDING_IPV6: &str = "net.ipv6.conf.all.forwarding";
 
 impl Kernel {
     /// # Errors

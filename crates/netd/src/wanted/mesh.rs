@@ -12,7 +12,8 @@ use super::{Circumstances, alias, mtu};
 use crate::desired::Desired;
 use crate::nft::expression::Family;
 use crate::plan::{
-    Forwarding, Link, LinkKind, MESH_TUNNEL, PlaceId, PolicyRule, RuleAction, TableRoute, Tunnel, Wanted, WantedPlace,
+    FORWARDING_IPV6, Forwarding, Link, LinkKind, MESH_TUNNEL, PlaceId, PolicyRule, RuleAction, TableRoute, Tunnel,
+    Wanted, WantedPlace,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use skep_model::netstate::{DesiredNetwork, NetworkKind};
@@ -137,7 +138,7 @@ pub(super) fn add(mesh: &Mesh<'_>, circumstances: &Circumstances<'_>, wanted: &m
     if circumstances.has_ipv6 {
         super::add_link_settings_ipv6(MESH_TUNNEL, host);
         host.loopback_routes.insert(MESH_TUNNEL.into());
-        host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
+        host.sysctls.insert(FORWARDING_IPV6.into(), "1".into());
     }
     for (key, value) in [
         // Clients' addresses come out of the tunnel, which lead elsewhere by the routes.

@@ -3,7 +3,9 @@
 use super::{Circumstances, LOOPBACK, OVERLAY_BRIDGE, Underlay, alias, existing_link, gateway_addresses, mtu};
 use crate::desired::Desired;
 use crate::nft::expression::Family;
-use crate::plan::{BridgePort, Forwarding, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Tunnel, Wanted, WantedPlace};
+use crate::plan::{
+    BridgePort, FORWARDING_IPV6, Forwarding, Link, LinkKind, OVERLAY_TUNNEL, PlaceId, Tunnel, Wanted, WantedPlace,
+};
 use crate::rules;
 use ipnet::IpNet;
 use skep_model::netstate::{DesiredNetwork, DesiredService, RemoteEndpoint};
@@ -98,7 +100,7 @@ fn add_remote(remote: &RemoteEndpoint, local: Option<IpAddr>, place: &mut Wanted
 
 fn add_settings(network: &DesiredNetwork, place: &mut WantedPlace) {
     if network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6()) {
-        place.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
+        place.sysctls.insert(FORWARDING_IPV6.into(), "1".into());
         for link in [OVERLAY_BRIDGE, OVERLAY_TUNNEL] {
             super::add_link_settings_ipv6(link, place);
         }

@@ -23,6 +23,7 @@ impl Worker {
         // An endpoint with new settings is a new endpoint.
         let is_replaced = |old: &DesiredEndpoint| request.endpoints.iter().any(|new| new.id == old.id && new != old);
         self.detach(is_replaced)?;
+        request.endpoints.iter().try_for_each(ports::check_families)?;
         let ports: Vec<_> = request.endpoints.iter().flat_map(ports::of_endpoint).collect();
         self.ports.take(&ports)?;
         let outcome = self
@@ -121,7 +122,8 @@ impl Worker {
     /// Makes the host's table right by the difference to what it was left at, or, when
     /// somebody changed it, to what it is.
     fn update_host_rules(&mut self) -> Result<()> {
-        let (want, balanced) = self.read(|desired| wanted::host_rules(desired, &self.circumstances()));
+        let (want, balanced) =
+            self.read(|desired| wanted::host_rules(desired, self.balancer.as_ref(), super::bridges_are_filtered()));
         self.update_balanced(balanced)?;
         let host = (PlaceId::Host, TableFamily::Inet);
         let changes = table::difference(want.as_ref(), self.tables.get(&host));

@@ -2,11 +2,10 @@
 
 use crate::Scenario;
 use anyhow::{Context, Result, ensure};
-use skep_conformance::Host;
+use skep_conformance::{Host, wait};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::{Duration, Instant};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("no_working_directory_is_of_the_machine", no_working_directory_is_of_the_machine),
@@ -21,7 +20,6 @@ const MARKER: &str = "a-file-of-the-machine";
 const DESCRIPTORS: std::ops::Range<u32> = 3..24;
 /// Copies each way while the path changes.
 const COPIES: usize = 30;
-const LOOP_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A file of the machine, and a folder that must stay empty.
 fn bait(host: &Host) -> Result<(PathBuf, PathBuf)> {
@@ -78,10 +76,7 @@ fn links_that_change_under_cp_stay_inside(host: &mut Host) -> Result<()> {
          while :; do mv /a /x; touch /started; mv /x /a; ln -s {outside} /x; rm /x; done"
     );
     host.ok(&["run", "-d", "--name", "racer", "busybox", "sh", "-c", &script])?;
-    let deadline = Instant::now() + LOOP_WAIT_MAX;
-    while host.ok(&["exec", "racer", "test", "-e", "/started"]).is_err() {
-        ensure!(Instant::now() < deadline, "the loop did not begin: {}", host.ok(&["logs", "racer"])?);
-    }
+    wait::until("the loop to begin", || host.ok(&["exec", "racer", "test", "-e", "/started"]))?;
     let payload = host.scratch().join("payload");
     fs::write(&payload, "sent")?;
     let got = host.scratch().join("got");

@@ -3,11 +3,10 @@
 use crate::Scenario;
 use crate::images::start_registry;
 use anyhow::{Result, ensure};
-use skep_conformance::Host;
+use skep_conformance::{Host, wait};
 use std::fs;
 use std::io::Read;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[("a_pull_killed_with_its_daemon_goes_on", a_killed_pull_goes_on)];
 
@@ -16,7 +15,6 @@ const NAME: &str = "127.0.0.1:5000/large:1";
 const CONTENT_BYTES: u64 = 96 << 20;
 /// A pull that was quicker than the kill is tried again.
 const ATTEMPTS_MAX: usize = 5;
-const ARRIVAL_WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn a_killed_pull_goes_on(host: &mut Host) -> Result<()> {
     let _registry = start_registry(host, 5000, "")?;
@@ -62,10 +60,10 @@ fn kill_in_the_middle(host: &mut Host) -> Result<u64> {
         let entries = fs::read_dir(&partial).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
     };
-    let deadline = Instant::now() + ARRIVAL_WAIT_MAX;
-    while arrived() < 1 << 20 && pull.try_wait()?.is_none() {
-        ensure!(Instant::now() < deadline, "nothing arrives");
-    }
+    wait::until("the layer to arrive", || {
+        ensure!(arrived() >= 1 << 20 || pull.try_wait()?.is_some(), "nothing arrives");
+        Ok(())
+    })?;
     host.kill_daemon()?;
     pull.wait()?;
     host.start_daemon()?;

@@ -2,7 +2,7 @@
 //! because caches and connections out there may still mean its last holder.
 
 use crate::store::{Holder, Store};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use skep_model::network::{IpamConfig, NetworkSpec};
 use skep_model::service::ClusterNetwork;
 use std::collections::BTreeMap;
@@ -43,13 +43,8 @@ pub(crate) fn overlaps(spec: &NetworkSpec, subnet: &IpNet) -> bool {
 }
 
 /// The first address a gateway may have.
-pub(crate) fn first_host(subnet: &Ipv4Net) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
-}
-
-/// The same of an IPv6 subnet.
-pub(super) fn first_host_ipv6(subnet: &Ipv6Net) -> Ipv6Addr {
-    Ipv6Addr::from(u128::from(subnet.network()).saturating_add(1))
+pub(crate) fn first_host(subnet: &IpNet) -> IpAddr {
+    address_of(number_of(subnet.network()).saturating_add(1), Family::of(subnet.addr()))
 }
 
 /// With so few addresses left somebody may be waiting for one.

@@ -1,12 +1,13 @@
 //! Subnets and VXLAN identifiers for new networks.
 
-use super::addresses::{first_host, first_host_ipv6, is_overlay, overlaps};
+use super::addresses::{Family, first_host, is_overlay, overlaps};
 use crate::plan::draft::Draft;
 use crate::store::Store;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use skep_model::hash::fnv1a;
 use skep_model::network::{IpamConfig, NetworkSpec};
 use skep_model::service::ClusterNetwork;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 /// Identifiers below are left to people, as in the reference.
@@ -29,13 +30,14 @@ pub(crate) fn networks(draft: &mut Draft<'_>) {
 pub(super) fn is_allocated(network: &ClusterNetwork) -> bool {
     let subnets = &network.spec.ipam;
     network.vni != 0
-        && has_family(&network.spec, true)
-        && (!network.spec.enable_ipv6 || has_family(&network.spec, false))
+        && has_family(&network.spec, Family::V4)
+        && (!network.spec.enable_ipv6 || has_family(&network.spec, Family::V6))
         && subnets.iter().all(|config| config.subnet.is_some() && config.gateway.is_some())
 }
 
-fn has_family(spec: &NetworkSpec, v4: bool) -> bool {
-    spec.ipam.iter().any(|config| config.subnet.is_some_and(|subnet| subnet.addr().is_ipv4() == v4))
+/// Whether a network has a subnet of that family.
+pub(crate) fn has_family(spec: &NetworkSpec, family: Family) -> bool {
+    spec.ipam.iter().any(|config| config.subnet.is_some_and(|subnet| Family::of(subnet.addr()) == family))
 }
 
 fn allocate(store: &Store, network: &ClusterNetwork) -> Result<ClusterNetwork, String> {
@@ -45,20 +47,17 @@ fn allocate(store: &Store, network: &ClusterNetwork) -> Result<ClusterNetwork, S
     }
     let open = |subnet| IpamConfig { subnet, ip_range: None, gateway: None, aux_addresses: Default::default() };
     let spec = &mut network.spec;
-    if !has_family(spec, true) && spec.ipam.iter().all(|config| config.subnet.is_some()) {
+    if !has_family(spec, Family::V4) && spec.ipam.iter().all(|config| config.subnet.is_some()) {
         spec.ipam.insert(0, open(None));
     }
     for config in spec.ipam.iter_mut().filter(|config| config.subnet.is_none()) {
         config.subnet = Some(IpNet::V4(free_subnet(store)?));
     }
-    if spec.enable_ipv6 && !has_family(spec, false) {
+    if spec.enable_ipv6 && !has_family(spec, Family::V6) {
         spec.ipam.push(open(Some(IpNet::V6(free_subnet_ipv6(store)?))));
     }
     for config in spec.ipam.iter_mut().filter(|config| config.gateway.is_none()) {
-        config.gateway = config.subnet.map(|subnet| match subnet {
-            IpNet::V4(subnet) => IpAddr::V4(first_host(&subnet)),
-            IpNet::V6(subnet) => IpAddr::V6(first_host_ipv6(&subnet)),
-        });
+        config.gateway = config.subnet.as_ref().map(first_host);
     }
     Ok(network)
 }
@@ -112,8 +111,5 @@ pub(crate) fn free_subnet_ipv6(store: &Store) -> Result<Ipv6Net, String> {
 
 /// The same for everybody who knows the swarm's id, and another for other swarms.
 fn own_range(cluster: &str) -> u128 {
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    let hash = cluster.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-    LOCAL_RANGE | u128::from(hash >> 24) << 80
+    LOCAL_RANGE | u128::from(fnv1a(cluster) >> 24) << 80
 }

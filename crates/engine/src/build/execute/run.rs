@@ -11,6 +11,7 @@ use crate::container::{AttachOptions, RemoveOptions, Stream, WaitCondition};
 use crate::image::NewLayer;
 use skep_model::container::{ContainerConfig, ContainerSpec, HealthConfig, HostConfig, Resources};
 use skep_model::id::ContainerId;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Marks the containers of build steps: nobody but their build wants them.
@@ -91,10 +92,9 @@ impl StageBuilder<'_> {
         };
         let mut host = self.host(network);
         shown.add_to(&mut host);
-        let config = self.config(state, &image, &words, &shown);
+        let config = self.config(state, &image, &words, &visible, &shown);
+        let targets = shown.targets();
         let files = std::mem::take(&mut shown.files);
-        let targets: Vec<String> =
-            shown.targets().into_iter().chain(files.iter().map(|file| file.target.clone())).collect();
         let spec = ContainerSpec { config, host, files, ..ContainerSpec::default() };
         let (id, warnings) = self.build.engine.create(spec).await?;
         let ran = self.run_container(&id, &image, &words.join(" "), warnings, targets).await;
@@ -112,7 +112,14 @@ impl StageBuilder<'_> {
         self.output.print(format!("Removing intermediate container {}\n", short_id(id.as_str()))).await
     }
 
-    fn config(&self, state: &State, image: &str, words: &[String], shown: &Shown) -> ContainerConfig {
+    fn config(
+        &self,
+        state: &State,
+        image: &str,
+        words: &[String],
+        visible: &BTreeMap<String, String>,
+        shown: &Shown,
+    ) -> ContainerConfig {
         let mut config = ContainerConfig {
             image: image.to_owned(),
             cmd: Some(words.to_vec()),
@@ -126,7 +133,6 @@ impl StageBuilder<'_> {
             healthcheck: Some(HealthConfig { test: vec!["NONE".to_owned()], ..HealthConfig::default() }),
             ..ContainerConfig::default()
         };
-        let visible = self.args.visible(&state.config.env);
         for (name, value) in visible.iter().chain(shown.env.iter().map(|(name, value)| (name, value))) {
             settings::set_env(&mut config, name, value);
         }
