@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn config(dir: &Path) -> ManagerConfig {
+pub(crate) fn config(dir: &Path) -> ManagerConfig {
     let listen_addr = (std::net::Ipv4Addr::LOCALHOST, 0).into();
     let vault = ManagerConfig::vault_of(dir);
     ManagerConfig { state_dir: dir.to_owned(), listen_addr, advertise_addr: String::new(), vault }

@@ -60,7 +60,7 @@ async fn expect_nodes(replicator: &Replicator, sessions: &Sessions) {
 }
 
 /// Records that nodes are away, unless they are back. One that opens a session while that is on
-/// its way sees its old, good state and writes nothing; it is put right afterwards.
+/// its way sees its old, good state and writes nothing.
 pub(super) async fn record(
     replicator: &Replicator,
     sessions: &Sessions,
@@ -69,8 +69,14 @@ pub(super) async fn record(
     message: &str,
 ) {
     write_states(replicator, nodes, state, message, |node, _| !sessions.is_open(node)).await;
-    // What happened to it since, if anything, is newer.
-    let is_wrong = |node: &NodeId, present| present == state && sessions.is_open(node);
+    put_right(replicator, sessions, nodes).await;
+}
+
+/// Makes nodes ready that have a session, whatever is recorded of them. What was written of an
+/// absence may be applied after its end, even when the write was answered with an error: so
+/// this is repeated at every heartbeat.
+pub(super) async fn put_right(replicator: &Replicator, sessions: &Sessions, nodes: &[NodeId]) {
+    let is_wrong = |node: &NodeId, present| present != NodeState::Ready && sessions.is_open(node);
     write_states(replicator, nodes, NodeState::Ready, "", is_wrong).await;
 }
 
@@ -95,5 +101,38 @@ async fn write_states(
         if let Err(error) = recorded.await {
             tracing::warn!(%error, ?state, "cannot record the state of nodes");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SwarmInit;
+    use crate::manager::Manager;
+    use crate::partition_tests::{admitted, config};
+    use skep_proto::dispatcher::dispatcher_client::DispatcherClient;
+    use skep_proto::dispatcher::{HeartbeatRequest, SessionRequest};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_absence_that_is_recorded_late_ends_with_the_next_heartbeat() {
+        let dir = tempfile::tempdir().unwrap();
+        let manager = Manager::bootstrap(config(dir.path()), SwarmInit::default()).await.unwrap();
+        let node = NodeId::from("late");
+        let identity = admitted(&manager, node.as_str()).await;
+        let state = || manager.replicator().store().snapshot().node(node.as_str()).unwrap().status.state;
+        let mut client = DispatcherClient::new(identity.connect(manager.advertise_addr()).await.unwrap());
+        let description = skep_proto::codec::encode(&skep_model::node::NodeDescription::default());
+        let request = SessionRequest { description, ..SessionRequest::default() };
+        let mut session = client.session(request).await.unwrap().into_inner();
+        let session_id = session.message().await.unwrap().unwrap().session_id;
+        assert_eq!(state(), NodeState::Ready);
+
+        // The write was told as failed, and yet committed, after the node had come back.
+        let nodes = std::slice::from_ref(&node);
+        write_states(manager.replicator(), nodes, NodeState::Disconnected, "", |_, _| true).await;
+        assert_eq!(state(), NodeState::Disconnected);
+        client.heartbeat(HeartbeatRequest { session_id }).await.unwrap();
+        assert_eq!(state(), NodeState::Ready);
+        manager.shutdown().await;
     }
 }

@@ -217,10 +217,12 @@ impl skep_proto::dispatcher::dispatcher_server::Dispatcher for Dispatcher {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        self.inner.check_leader()?;
+        let inner = &self.inner;
+        inner.check_leader()?;
         let (node, _) = caller_of(&request)?;
-        let period = self.inner.heartbeat_period();
-        self.inner.sessions.beat(&node, &request.into_inner().session_id, period, Instant::now())?;
+        let period = inner.heartbeat_period();
+        inner.sessions.beat(&node, &request.into_inner().session_id, period, Instant::now())?;
+        heartbeat::put_right(&inner.replicator, &inner.sessions, std::slice::from_ref(&node)).await;
         Ok(Response::new(HeartbeatResponse { period_ms: u64::try_from(period.as_millis()).unwrap_or(u64::MAX) }))
     }
 

@@ -371,7 +371,7 @@ fn names_and_traffic_agree(store: &Store, node: &Node, client: &str) -> Result<(
             let vip = &service.vips[network];
             script += &format!(
                 "busybox nslookup -type=a {name} 127.0.0.11; echo '{SEPARATOR}'; busybox nslookup -type=a tasks.{name} 127.0.0.11; \
-                 echo '{SEPARATOR}'; for i in $(seq {requests}); do curl -sSf --max-time 3 http://{vip}/ || echo FAILED; \
+                 echo '{SEPARATOR}'; for i in $(seq {requests}); do curl -sSf --max-time 3 http://{vip}/ 2>&1 || echo FAILED; \
                  done; echo '{SEPARATOR}'; "
             );
             expect.push((network, service, backends, requests));

@@ -1,6 +1,6 @@
 //! What scenarios ask about nodes, services and tasks.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use skep_conformance::{Lab, Node, wait};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -140,10 +140,13 @@ pub(crate) fn create(node: &Node, name: &str, args: &[&str]) -> Result<String> {
     node.ok(&[head.as_slice(), args].concat())
 }
 
-/// The same on a busy swarm, where a leader may be missing for a moment, or its answer.
+/// The same on a busy swarm, where a leader may be missing for a moment, or its answer: then
+/// the service that stands in the way of the second try is the one of the first.
 pub(crate) fn create_patiently(node: &Node, name: &str, args: &[&str]) -> Result<()> {
-    wait::until("a manager that creates", || match create(node, name, args) {
-        Err(error) if !format!("{error:#}").contains("name conflicts with an existing object") => Err(error),
-        _ => Ok(()),
+    let own_port = format!("is already in use by service '{name}'");
+    wait::until("a manager that creates", || match create(node, name, args).map_err(|error| format!("{error:#}")) {
+        Err(error) if error.contains("name conflicts with an existing object") || error.contains(&own_port) => Ok(()),
+        Err(error) => bail!("{error}"),
+        Ok(_) => Ok(()),
     })
 }
