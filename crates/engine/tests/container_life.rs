@@ -9,6 +9,7 @@ use skep_model::container::{
     ContainerStatus, ExecConfig, HealthConfig, HealthStatus, InjectedFile, Resources, RestartMode, RestartPolicy,
 };
 use skep_model::id::ContainerId;
+use skep_model::network::PortBinding;
 use skep_model::{Error, ErrorKind};
 use std::time::{Duration, Instant};
 
@@ -198,6 +199,36 @@ async fn an_engine_that_was_killed_finds_its_containers() {
     assert_eq!(&attached.output.recv().await.unwrap().data[..], b"got word\n");
     assert_eq!(machine.exit_of(&living).await, 6);
     assert_eq!(machine.log_of(&living).await, "before\ngot word\n");
+    machine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_whose_engine_was_killed_before_recording_it_is_whole() {
+    let mut machine = Machine::new().await;
+    let mut wanted = spec(&["sleep", "1000"]);
+    wanted.host.network_mode = "bridge".into();
+    wanted.host.port_bindings = [("80/tcp".parse().unwrap(), vec![PortBinding::default()])].into();
+    let (id, _) = machine.engine.create(wanted).await.unwrap();
+    let record = machine.config.data_root.join("containers").join(&id.0).join("container.json");
+    let before_the_start = std::fs::read(&record).unwrap();
+    machine.engine.start(&id.0).await.unwrap();
+    let started = machine.engine.inspect(&id.0).unwrap();
+    let attached = machine.network.last_attach.lock().unwrap().clone().unwrap();
+    machine.engine.shutdown().await;
+    std::fs::write(&record, before_the_start).unwrap();
+    machine.reopen().await;
+    let found = machine.engine.inspect(&id.0).unwrap();
+    assert_eq!(found.state, started.state);
+    assert_eq!((&found.endpoints, &found.ports), (&started.endpoints, &started.ports));
+    assert_eq!(found.sandbox_key, started.sandbox_key);
+    let wanted_of_network = machine.network.last_sync.lock().unwrap().clone().unwrap();
+    assert_eq!(wanted_of_network.endpoints, attached.endpoints);
+
+    // What changed after a recorded start is newer than what it was given.
+    machine.engine.network_disconnect("bridge", &id.0, false).await.unwrap();
+    machine.engine.shutdown().await;
+    machine.reopen().await;
+    assert!(machine.engine.inspect(&id.0).unwrap().endpoints.is_empty());
     machine.close().await;
 }
 

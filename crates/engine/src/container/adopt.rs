@@ -109,6 +109,7 @@ impl Inner {
         let mut owned = container.lock().await;
         owned.last_shim = Some((started.shim_pid, started.shim_start_ticks));
         owned.running = Some(started.clone());
+        self.note_unrecorded_start(container, &started);
         let health = super::health::probe_of(&container.info().config);
         let paused = container.info().state.status == ContainerStatus::Paused;
         let info = container.change(|info| {

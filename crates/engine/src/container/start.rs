@@ -20,6 +20,8 @@ use std::time::Duration;
 /// How long the shim of the last run may take to let go of the root filesystem.
 const LAST_SHIM_MAX: Duration = Duration::from_secs(10);
 const EXIT_CODE_NOT_STARTED: i32 = 128;
+/// What a start was given of the network, in its run directory.
+const PLAN: &str = "network.json";
 
 impl Inner {
     pub(crate) async fn start(self: &Arc<Self>, name: &str) -> Result<()> {
@@ -61,17 +63,7 @@ impl Inner {
         owned.last_shim = Some((started.shim_pid, started.shim_start_ticks));
         owned.running = Some(started.clone());
         owned.run_ended = tokio_util::sync::CancellationToken::new();
-        let health = super::health::probe_of(&info.config)
-            .map(|_| Health { status: HealthStatus::Starting, ..Health::default() });
-        let info = container.change(|info| {
-            info.state.status = ContainerStatus::Running;
-            info.state.pid = started.pid;
-            info.state.exit_code = 0;
-            info.state.oom_killed = false;
-            info.state.error = String::new();
-            info.state.started_at = started.at;
-            info.state.health = health;
-        });
+        let info = note_start(container, &started);
         record::save(&self.container_dir(&info.id), &info, false)?;
         for point in info.mounts.iter().filter(|point| !point.name.is_empty()) {
             let access = if point.rw { "true" } else { "false" };
@@ -87,6 +79,24 @@ impl Inner {
         self.watch_process(container.clone(), started);
         self.watch_health(container, &owned.run_ended);
         Ok(())
+    }
+
+    /// Makes up for a record that an engine did not live to write: its shim had started the
+    /// process by then. The record of a start says when it was.
+    pub(crate) fn note_unrecorded_start(&self, container: &Container, started: &Started) {
+        let info = container.info();
+        if info.state.started_at == started.at {
+            return;
+        }
+        match read_plan(&self.run_dir(&info.id)) {
+            Ok(plan) => self.adopt_plan(container, &plan, started.shim_pid),
+            Err(error) => tracing::error!(id = %info.id, %error, "a container that was being started has no network"),
+        }
+        container.change(|info| info.manually_stopped = false);
+        let info = note_start(container, started);
+        if let Err(error) = record::save(&self.container_dir(&info.id), &info, false) {
+            tracing::error!(id = %info.id, %error, "cannot record a start");
+        }
     }
 
     fn record_failure(&self, container: &Container, failure: ExitRecord) -> Error {
@@ -117,10 +127,8 @@ impl Inner {
         if result.is_err() {
             self.undo_network(info, &plan).await;
             self.clear_run_dir(&run_dir);
-        } else {
-            self.adopt_plan(container, &plan);
         }
-        result
+        result.inspect(|started| self.adopt_plan(container, &plan, started.shim_pid))
     }
 
     async fn try_start_with(
@@ -165,6 +173,7 @@ impl Inner {
             hostname,
         })?;
         self.check_sources(info)?;
+        shim::write_json(&run_dir.join(PLAN), plan)?;
         shim::write_json(&run_dir.join("config.json"), &spec)
     }
 
@@ -319,6 +328,25 @@ impl Inner {
         }
         Ok(out)
     }
+}
+
+/// A container's state from here on.
+fn note_start(container: &Container, started: &Started) -> Arc<ContainerInfo> {
+    container.change(|info| {
+        info.state.status = ContainerStatus::Running;
+        info.state.pid = started.pid;
+        info.state.exit_code = 0;
+        info.state.oom_killed = false;
+        info.state.error = String::new();
+        info.state.started_at = started.at;
+        info.state.health = super::health::probe_of(&info.config)
+            .map(|_| Health { status: HealthStatus::Starting, ..Health::default() });
+    })
+}
+
+fn read_plan(run_dir: &Path) -> Result<Plan> {
+    let bytes = std::fs::read(run_dir.join(PLAN))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::internal(format!("{PLAN}: {error}")))
 }
 
 fn not_started(error: Error) -> ExitRecord {

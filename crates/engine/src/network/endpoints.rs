@@ -7,6 +7,7 @@ use crate::container::registry::Container;
 use crate::network::text::{self, Wishes};
 use crate::network::{GATEWAY_NETWORK, Networks, State, has_dns, host_resolv_conf};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use skep_model::container::{ContainerInfo, EndpointConfig, EndpointInfo};
 use skep_model::id::EndpointId;
 use skep_model::netstate::{AttachRequest, DesiredEndpoint, DesiredPort, ResolverConfig};
@@ -16,18 +17,19 @@ use skep_model::network::{
 use skep_model::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What a start needs of the network, all reserved.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) new_namespace: bool,
     pub(crate) endpoints: BTreeMap<String, EndpointInfo>,
     pub(crate) ports: BTreeMap<PortKey, Vec<PortBinding>>,
+    #[serde(skip)]
     pub(crate) resolv_conf: String,
+    #[serde(skip)]
     pub(crate) hosts: String,
-    sandbox_key: std::sync::OnceLock<String>,
 }
 
 /// The legs a new container is to have, by network name, with what the user wants of each.
@@ -297,17 +299,13 @@ impl Inner {
 
     /// Attaches the planned legs to the shim's namespace.
     pub(crate) async fn attach_network(&self, info: &ContainerInfo, plan: &Plan, shim_pid: u32) -> Result<()> {
-        if plan.new_namespace {
-            let _ = plan.sandbox_key.set(format!("/proc/{shim_pid}/ns/net"));
-        }
         if plan.endpoints.is_empty() {
             return Ok(());
         }
         let mut with_plan = info.clone();
         with_plan.endpoints.clone_from(&plan.endpoints);
         with_plan.ports.clone_from(&plan.ports);
-        let netns = PathBuf::from(format!("/proc/{shim_pid}/ns/net"));
-        let request = self.attach_request(&with_plan, &netns);
+        let request = self.attach_request(&with_plan, Path::new(&namespace_of(shim_pid)));
         self.attach.attach(request).await.map_err(|error| match error.kind {
             ErrorKind::Conflict => {
                 let endpoint = main_leg(info, &plan.endpoints).map(|(_, leg)| leg.endpoint_id.0.clone());
@@ -357,13 +355,13 @@ impl Inner {
     }
 
     /// Makes a plan that was carried out part of what the container is.
-    pub(crate) fn adopt_plan(&self, container: &Container, plan: &Plan) {
+    pub(crate) fn adopt_plan(&self, container: &Container, plan: &Plan, shim_pid: u32) {
         container.change(|info| {
             for (name, leg) in &plan.endpoints {
                 info.endpoints.insert(name.clone(), leg.clone());
             }
             info.ports.clone_from(&plan.ports);
-            info.sandbox_key = plan.sandbox_key.get().cloned().unwrap_or_default();
+            info.sandbox_key = if plan.new_namespace { namespace_of(shim_pid) } else { String::new() };
         });
     }
 
@@ -408,6 +406,11 @@ impl Inner {
         }
         state.ports.adopt(&info.id, &info.ports);
     }
+}
+
+/// The shim lives in its container's network.
+fn namespace_of(shim_pid: u32) -> String {
+    format!("/proc/{shim_pid}/ns/net")
 }
 
 /// Interface order: the leg the mode names, others by name, the gateway bridge last.
